@@ -1,0 +1,264 @@
+//! A new tree: by mmdebstrap, or from a root file system made elsewhere.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use unshare::{Namespace, Signal, Stdio};
+
+use super::{BuildSpec, sources};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::Named;
+use crate::tree::file::printable;
+
+pub use super::import::import;
+
+/// How many of the last lines of a failed run are shown.
+const SHOWN: usize = 8;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Run as process 1 of the new namespaces: what mmdebstrap mounts must not reach the host,
+/// and its /proc must be of its own processes. All of it dies with the namespaces.
+const PREPARE: &str = "mount --make-rprivate / && mount -t proc proc /proc && exec \"$@\"";
+
+/// Builds `spec` into `tree`, a directory that is empty or not there yet. `progress` gets
+/// mmdebstrap's own lines of what it is doing, `log` everything it says. Gives the sources.list
+/// lines that it was built from.
+pub fn bootstrap(
+    spec: &BuildSpec,
+    tree: &Path,
+    log: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<String>> {
+    check(spec)?;
+    if !PATH.split(':').any(|dir| Path::new(dir).join("mmdebstrap").is_file()) {
+        return Err(Error::new(Kind::Unsupported, "mmdebstrap is not installed")
+            .hint("apt install mmdebstrap"));
+    }
+    let components = words(&spec.components).join(" ");
+    let lines = match &spec.mirror {
+        Some(url) => vec![format!("deb {} {} {components}", url.trim_end_matches('/'), spec.suite)],
+        None => sources::of_host(&spec.suite, &components),
+    };
+    let mut output = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(log)
+        .context(|| format!("cannot write {}", log.display()))?;
+    // mmdebstrap runs in another directory than we do.
+    let tree = &std::path::absolute(tree).context(|| "cannot tell where to build")?;
+    let (mut child, reader) = spawn(&arguments(spec, tree, &lines))?;
+    let last = follow(reader, &mut output, progress);
+    let status = child.wait().context(|| "cannot wait for mmdebstrap")?;
+    let last = last.context(|| format!("cannot write {}", log.display()))?;
+    if !status.success() {
+        return Err(failure(status, &last, log));
+    }
+    match lines.is_empty() {
+        true => used_by(tree),
+        false => Ok(lines),
+    }
+}
+
+/// Refuses what mmdebstrap, apt or a shell could take for something else than a name.
+fn check(spec: &BuildSpec) -> Result<()> {
+    let sane = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('-')
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".+:-=~_".contains(&b))
+    };
+    let refuse = |what: &str, text: &str| {
+        let text: String = text.chars().take(60).collect();
+        Err(Error::new(Kind::Usage, format!("{text:?} cannot be {what}")))
+    };
+    if !sane(&spec.suite) {
+        return refuse("the name of a suite", &spec.suite)
+            .map_err(|e: Error| e.hint("a suite is a word such as bookworm or trixie"));
+    }
+    if !sane(&spec.variant) {
+        return refuse("a variant of mmdebstrap", &spec.variant);
+    }
+    let components = words(&spec.components);
+    if components.is_empty() || components.iter().any(|c| !sane(c)) {
+        return refuse("components of an archive", &spec.components);
+    }
+    if let Some(bad) = spec.include.iter().find(|p| !sane(p)) {
+        return refuse("the name of a package", bad);
+    }
+    match &spec.mirror {
+        // sources.list takes options in brackets, which could turn signatures off.
+        Some(url)
+            if !url.contains(":/")
+                || !url.starts_with(|c: char| c.is_ascii_lowercase())
+                || !url.bytes().all(|b| b.is_ascii_graphic() && !b"[]\"'#".contains(&b)) =>
+        {
+            refuse("the address of a mirror", url)
+                .map_err(|e: Error| e.hint("such as https://deb.debian.org/debian"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split([',', ' ']).filter(|w| !w.is_empty()).collect()
+}
+
+fn arguments(spec: &BuildSpec, tree: &Path, lines: &[String]) -> Vec<std::ffi::OsString> {
+    let mut args: Vec<std::ffi::OsString> = vec![
+        "mmdebstrap".into(),
+        "--mode=root".into(),
+        "--format=directory".into(),
+        format!("--variant={}", spec.variant).into(),
+        format!("--components={}", words(&spec.components).join(",")).into(),
+        // One syncfs at publication does what dpkg would do file by file.
+        "--dpkgopt=force-unsafe-io".into(),
+    ];
+    if !spec.include.is_empty() {
+        args.push(format!("--include={}", spec.include.join(",")).into());
+    }
+    args.push(spec.suite.clone().into());
+    args.push(tree.into());
+    args.extend(lines.iter().map(|line| line.clone().into()));
+    args
+}
+
+/// Starts `args` in namespaces of its own, save for the network; its output, both kinds, comes
+/// from the pipe.
+fn spawn(args: &[std::ffi::OsString]) -> Result<(unshare::Child, File)> {
+    let (reader, writer) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).named(|| "pipe2".into())?;
+    let writer = File::from(writer);
+    let mut command = unshare::Command::new("/bin/sh");
+    command.args(&["-c", PREPARE, "sh"]).args(args);
+    command.unshare(&[Namespace::Mount, Namespace::Pid, Namespace::Ipc, Namespace::Uts]);
+    // As process 1 of its namespace it takes every other one with it.
+    command.set_parent_death_signal(Signal::SIGKILL);
+    command.env_clear();
+    command.env("PATH", PATH).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
+    for name in ["http_proxy", "https_proxy", "no_proxy"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.current_dir("/").stdin(Stdio::null());
+    command.stdout(Stdio::dup_file(&writer).context(|| "cannot run mmdebstrap")?);
+    command.stderr(Stdio::from_file(writer));
+    let child = command
+        .spawn()
+        .map_err(|e| Error::failed(format!("cannot run mmdebstrap in namespaces: {e}")))?;
+    // Dropping the command closes our copies of the pipe's writing end.
+    Ok((child, File::from(reader)))
+}
+
+/// Copies what comes to the log and passes progress on; gives the last lines.
+fn follow(
+    reader: File,
+    log: &mut File,
+    progress: &mut dyn FnMut(&str),
+) -> std::io::Result<VecDeque<String>> {
+    let mut reader = BufReader::new(reader);
+    let mut last = VecDeque::new();
+    let mut line = Vec::new();
+    let mut written = Ok(());
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        // A full disk must not stop the reading, or the child would wait for ever.
+        if written.is_ok() {
+            written = log.write_all(&line);
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = printable(text.trim_end());
+        if let Some(step) = text.strip_prefix("I: ") {
+            progress(step);
+        }
+        if !text.is_empty() {
+            last.push_back(text);
+        }
+        if last.len() > SHOWN {
+            last.pop_front();
+        }
+        line.clear();
+    }
+    written.map(|()| last)
+}
+
+fn failure(status: unshare::ExitStatus, last: &VecDeque<String>, log: &Path) -> Error {
+    let how = match status {
+        unshare::ExitStatus::Exited(code) => format!("exit code {}", code as u8),
+        unshare::ExitStatus::Signaled(signal, _) => format!("killed by {signal:?}"),
+    };
+    let mut message = format!("mmdebstrap failed ({how})");
+    for line in last {
+        message.push_str("\n  ");
+        message.push_str(line);
+    }
+    Error::failed(message).hint(format!("everything that it said is in {}", log.display()))
+}
+
+/// The sources that mmdebstrap chose by itself.
+fn used_by(tree: &Path) -> Result<Vec<String>> {
+    let root = crate::sys::path::open_dir(tree)?;
+    let text = crate::tree::file::read(&root, "etc/apt/sources.list", 1 << 20).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Ok(text.lines().filter(|l| l.starts_with("deb ")).map(str::to_string).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> BuildSpec {
+        BuildSpec {
+            suite: "trixie".into(),
+            mirror: None,
+            components: "main contrib".into(),
+            include: vec!["libstdc++6".into(), "nano".into()],
+            variant: "minbase".into(),
+        }
+    }
+
+    #[test]
+    fn only_names_get_through() {
+        check(&spec()).unwrap();
+        check(&BuildSpec { mirror: Some("https://x.org/debian".into()), ..spec() }).unwrap();
+        for bad in ["", "-x", "a b", "a/b", "$(x)", "a\n", "é"] {
+            assert!(check(&BuildSpec { suite: bad.into(), ..spec() }).is_err(), "{bad}");
+            assert!(check(&BuildSpec { include: vec![bad.into()], ..spec() }).is_err(), "{bad}");
+            assert!(check(&BuildSpec { variant: bad.into(), ..spec() }).is_err(), "{bad}");
+        }
+        for bad in ["", "x", "[trusted=yes] http://x/", "http://x/ a", "-o:/x", "http://x/\n"] {
+            let spec = BuildSpec { mirror: Some(bad.into()), ..spec() };
+            assert_eq!(check(&spec).unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_in_mmdebstraps_order() {
+        let args = arguments(&spec(), Path::new("/t"), &["deb u s main".into()]);
+        let args: Vec<_> = args.iter().map(|a| a.to_string_lossy()).collect();
+        assert_eq!(args[4], "--components=main,contrib");
+        assert_eq!(args[6..], ["--include=libstdc++6,nano", "trixie", "/t", "deb u s main"]);
+    }
+
+    #[test]
+    fn progress_is_passed_on_and_the_end_kept() {
+        let dir = std::env::temp_dir().join(format!("coloc-follow-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let text: String = (0..20).map(|n| format!("I: step {n}\nnoise {n}\n")).collect();
+        crate::store::atomic::write(&dir.join("in"), text.as_bytes(), 0o600).unwrap();
+        let mut log = File::create(dir.join("log")).unwrap();
+        let mut steps = 0;
+        let last =
+            follow(File::open(dir.join("in")).unwrap(), &mut log, &mut |_| steps += 1).unwrap();
+        assert_eq!((steps, last.len(), last[7].as_str()), (20, SHOWN, "noise 19"));
+        assert_eq!(std::fs::read_to_string(dir.join("log")).unwrap(), text);
+        crate::tree::remove(&dir).unwrap();
+    }
+}

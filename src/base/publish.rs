@@ -1,0 +1,188 @@
+//! From a tree to an immutable generation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::FileType;
+
+use super::inside::Inside;
+use super::{ids, manifest, strip};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::atomic;
+use crate::sys::Named;
+
+/// Where a base has its package database, below the tree; `/var/lib/dpkg` is a link to it.
+const DPKG: &str = "usr/lib/sysimage/dpkg";
+
+/// What became a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// How many packages are installed in it.
+    pub packages: usize,
+    /// The size of its files, hard links counted once.
+    pub bytes: u64,
+    /// How many paths it has.
+    pub files: usize,
+    /// System accounts whose ids were moved below 500: name → new id.
+    pub moved_ids: BTreeMap<String, u32>,
+}
+
+/// Turns `tree` in `generation_dir` into an immutable generation, and writes `packages` and
+/// `manifest` beside it. When this returns, all of it is on disk. Each step can be done again,
+/// so after a failure the whole can.
+pub fn publish(generation_dir: &Path) -> Result<Published> {
+    let path = generation_dir.join("tree");
+    nothing_mounted(&path)?;
+    let tree = Inside::open(&path)?;
+    check(&tree)?;
+    move_dpkg(&tree)?;
+    move_local(&tree)?;
+    strip::strip(&tree).context(|| "cannot strip the base of what is one machine's own")?;
+    let moved_ids = ids::settle(&tree, &path).context(|| "cannot move the base's system ids")?;
+    let status = tree.text(&format!("{DPKG}/status"))?.unwrap_or_default();
+    let packages = installed(&status);
+    let text: String = packages.iter().map(|line| format!("{line}\n")).collect();
+    atomic::write(&generation_dir.join("packages"), text.as_bytes(), 0o600)?;
+    let entries = manifest::scan(&path)?;
+    manifest::write(generation_dir, &entries)?;
+    let dir = std::fs::File::open(&path).context(|| format!("cannot open {}", path.display()))?;
+    rustix::fs::syncfs(&dir).named(|| "syncfs".into())?;
+    let mut seen = BTreeSet::new();
+    let once = entries.iter().filter(|e| seen.insert(e.inode));
+    let bytes = once.map(|e| e.size).sum();
+    Ok(Published { packages: packages.len(), bytes, files: entries.len(), moved_ids })
+}
+
+/// The installed packages of a generation: name and version, by name.
+pub fn packages(generation_dir: &Path) -> Result<Vec<(String, String)>> {
+    let path = generation_dir.join("packages");
+    let text =
+        std::fs::read_to_string(&path).context(|| format!("cannot read {}", path.display()))?;
+    text.lines()
+        .enumerate()
+        .map(|(n, line)| {
+            let mut fields = line.split('\t');
+            let pair = fields.next().zip(fields.next());
+            pair.map(|(name, version)| (name.to_string(), version.to_string())).ok_or_else(|| {
+                let place = format!("{} is damaged: line {}", path.display(), n + 1);
+                Error::new(Kind::Damaged, place)
+            })
+        })
+        .collect()
+}
+
+/// Refuses a tree with something mounted in it: what is stripped could be the host's own.
+fn nothing_mounted(tree: &Path) -> Result<()> {
+    let tree = std::fs::canonicalize(tree).context(|| format!("cannot read {}", tree.display()))?;
+    let table = std::fs::read("/proc/self/mountinfo").context(|| "cannot read the mounts")?;
+    for line in table.split(|b| *b == b'\n') {
+        let Some(escaped) = line.split(|b| *b == b' ').nth(4) else { continue };
+        let point = unescape(escaped);
+        let point = Path::new(std::ffi::OsStr::from_bytes(&point));
+        if point != tree && point.starts_with(&tree) {
+            return Err(Error::new(Kind::State, format!("{} is mounted", point.display()))
+                .hint(format!("umount {}", point.display())));
+        }
+    }
+    Ok(())
+}
+
+/// A path of mountinfo: space, tab, newline and backslash are `\` and three octal digits.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, tail @ ..] = rest {
+        let octal = match tail {
+            [a, b, c, ..] if *first == b'\\' => std::str::from_utf8(&[*a, *b, *c])
+                .ok()
+                .and_then(|digits| u8::from_str_radix(digits, 8).ok()),
+            _ => None,
+        };
+        out.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &tail[3..] } else { tail };
+    }
+    out
+}
+
+/// Refuses what is no merged-/usr system: its programs would not be in what is shared.
+fn check(tree: &Inside) -> Result<()> {
+    for dir in ["usr", "etc", "var"] {
+        if tree.kind(dir)? != Some(FileType::Directory) {
+            return Err(Error::new(Kind::State, format!("the tree has no directory /{dir}"))
+                .hint("it must be the root directory of a whole system"));
+        }
+    }
+    for dir in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
+        let needed = matches!(dir, "bin" | "sbin" | "lib");
+        if tree.kind(dir)?.is_none() && !needed {
+            continue;
+        }
+        let target = tree.link(dir)?.unwrap_or_default();
+        if !target.trim_start_matches(['/', '.']).trim_end_matches('/').starts_with("usr/") {
+            return Err(Error::new(
+                Kind::State,
+                format!(
+                    "/{dir} of the tree is no link into /usr, so /usr is not all of the system"
+                ),
+            )
+            .hint("install the package usrmerge in it first; Debian has it by default since 12"));
+        }
+    }
+    Ok(())
+}
+
+/// The package database goes with the `/usr` that it describes.
+fn move_dpkg(tree: &Inside) -> Result<()> {
+    let moved = tree.kind(DPKG)?.is_some();
+    match tree.kind("var/lib/dpkg")? {
+        Some(FileType::Directory) if moved => {
+            return Err(Error::new(
+                Kind::State,
+                format!("the tree has two package databases, /var/lib/dpkg and /{DPKG}"),
+            )
+            .hint("remove the one that is not the system's"));
+        }
+        Some(FileType::Directory) => {
+            tree.make_dir("usr/lib/sysimage")?;
+            tree.rename("var/lib/dpkg", DPKG)?;
+        }
+        _ if !moved => return Ok(()),
+        _ => {}
+    }
+    tree.symlink("../../usr/lib/sysimage/dpkg", "var/lib/dpkg")
+}
+
+/// `/usr/local` is a container's own.
+fn move_local(tree: &Inside) -> Result<()> {
+    if tree.kind("usr/local")? == Some(FileType::Directory) {
+        if !tree.names("var/usrlocal")?.is_empty() {
+            return Err(Error::new(Kind::State, "the tree has both /usr/local and /var/usrlocal")
+                .hint("move what is needed to /var/usrlocal and remove /usr/local"));
+        }
+        tree.remove("var/usrlocal")?;
+        tree.rename("usr/local", "var/usrlocal")?;
+    }
+    tree.make_dir("var/usrlocal")?;
+    tree.symlink("../var/usrlocal", "usr/local")
+}
+
+/// Lines of `name version architecture`, with tabs between, of a dpkg status file's packages
+/// that are in the state `installed`.
+fn installed(status: &str) -> Vec<String> {
+    let paragraph = |text: &str| {
+        let field = |name: &str| {
+            text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ")).map(str::trim)
+        };
+        let state = field("Status")?.split_whitespace().nth(2)?;
+        let (name, version) = (field("Package")?, field("Version")?);
+        let arch = field("Architecture").unwrap_or("-");
+        (state == "installed").then(|| format!("{name}\t{version}\t{arch}"))
+    };
+    let mut lines: Vec<String> = status.split("\n\n").filter_map(paragraph).collect();
+    lines.sort();
+    lines
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Which mirrors to build from: the host's own, since they are near and known to work here.
+
+use std::process::{Command, Stdio};
+
+/// Suites of Ubuntu; everything else counts as Debian's.
+const UBUNTU: [&str; 12] = [
+    "trusty", "xenial", "bionic", "focal", "jammy", "mantic", "noble", "oracular", "plucky",
+    "questing", "resolute", "devel",
+];
+
+/// Suites that have neither updates nor security: they are always new.
+const ROLLING: [&str; 5] = ["sid", "unstable", "experimental", "rc-buggy", "devel"];
+
+/// The sources.list lines for `suite` by the host's mirrors; none when the host has no mirror
+/// of that distribution.
+pub(super) fn of_host(suite: &str, components: &str) -> Vec<String> {
+    let format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
+    let out = Command::new("apt-get")
+        .args(["indextargets", "--format", format, "Created-By: Packages"])
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    // A host without apt has no mirror to offer; mmdebstrap then takes the official one.
+    let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    lines(&text, suite, components)
+}
+
+/// Pure part of [`of_host`]; `targets` has lines of `URI RELEASE COMPONENT`.
+fn lines(targets: &str, suite: &str, components: &str) -> Vec<String> {
+    let family = if UBUNTU.contains(&suite) { "ubuntu" } else { "debian" };
+    let known: Vec<(&str, &str)> = targets
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.trim_end_matches('/'), words.next()?))
+        })
+        .collect();
+    let last = |uri: &str| uri.rsplit('/').next().unwrap_or_default().to_string();
+    let plain = |release: &str| {
+        !["-security", "-updates", "-backports", "-proposed"].iter().any(|s| release.ends_with(s))
+    };
+    let archive = known.iter().find(|(uri, release)| last(uri) == family && plain(release));
+    let Some((archive, _)) = archive else { return Vec::new() };
+    let line = |uri: &str, suite: &str| format!("deb {uri} {suite} {components}");
+    let mut out = vec![line(archive, suite)];
+    if ROLLING.contains(&suite) {
+        return out;
+    }
+    // A private mirror may lack these, so they are used only where the host uses them.
+    if known.iter().any(|(uri, release)| uri == archive && release.ends_with("-updates")) {
+        out.push(line(archive, &format!("{suite}-updates")));
+    }
+    let security = known.iter().find(|(uri, release)| {
+        let end = last(uri);
+        release.ends_with("-security")
+            && (end == format!("{family}-security") || (family == "ubuntu" && end == family))
+    });
+    if let Some((uri, _)) = security {
+        out.push(line(uri, &format!("{suite}-security")));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = "http://packages.example.org/tool/ stable main\n\
+        http://deb.debian.org/debian/ bookworm-updates main\n\
+        http://deb.debian.org/debian/ bookworm main\n\
+        http://deb.debian.org/debian-security/ bookworm-security main\n";
+
+    #[test]
+    fn the_hosts_mirrors_serve_other_suites_too() {
+        assert_eq!(
+            lines(DEBIAN, "trixie", "main"),
+            [
+                "deb http://deb.debian.org/debian trixie main",
+                "deb http://deb.debian.org/debian trixie-updates main",
+                "deb http://deb.debian.org/debian-security trixie-security main",
+            ]
+        );
+        assert_eq!(lines(DEBIAN, "sid", "main"), ["deb http://deb.debian.org/debian sid main"]);
+    }
+
+    #[test]
+    fn no_mirror_of_that_distribution_is_no_line() {
+        assert!(lines(DEBIAN, "noble", "main").is_empty());
+        assert!(lines("", "trixie", "main").is_empty());
+        assert!(lines("x\n\n", "trixie", "main").is_empty());
+    }
+
+    #[test]
+    fn ubuntu_keeps_security_in_an_archive_of_the_same_name() {
+        let host = "http://archive.ubuntu.com/ubuntu noble main\n\
+                    http://security.ubuntu.com/ubuntu noble-security main\n";
+        assert_eq!(
+            lines(host, "jammy", "main universe"),
+            [
+                "deb http://archive.ubuntu.com/ubuntu jammy main universe",
+                "deb http://security.ubuntu.com/ubuntu jammy-security main universe",
+            ]
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! The command line: one file a verb, whose doc comments are its help. Parsing never acts.
+
+mod base;
+mod console;
+mod create;
+mod delete;
+mod enable;
+mod enter;
+mod freeze;
+mod init;
+mod list;
+mod logs;
+mod plan;
+mod start;
+mod status;
+mod stop;
+mod supervise;
+mod ui;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::engine::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::runtime::enter::OWN_FAILURE;
+use crate::store::Layout;
+
+/// Long-lived system containers on one shared, read-only base.
+#[derive(Debug, Parser)]
+#[command(name = "coloc", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    /// Keep all state under DIR instead of /.
+    #[arg(long, value_name = "DIR", env = "COLOC_ROOT", global = false)]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Init(init::InitArgs),
+    Base(base::BaseArgs),
+    Create(create::CreateArgs),
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Restart(stop::RestartArgs),
+    Delete(delete::DeleteArgs),
+    Shell(enter::ShellArgs),
+    Exec(enter::ExecArgs),
+    List(list::ListArgs),
+    Status(status::StatusArgs),
+    Console(console::ConsoleArgs),
+    Logs(logs::LogsArgs),
+    Freeze(freeze::FreezeArgs),
+    Thaw(freeze::ThawArgs),
+    Enable(enable::EnableArgs),
+    Disable(enable::DisableArgs),
+    Plan(plan::PlanArgs),
+    Supervise(supervise::SuperviseArgs),
+}
+
+/// Prints `error` on stderr and gives its exit code.
+pub fn report(error: &Error) -> ExitCode {
+    eprintln!("coloc: {}", crate::tree::file::printable(&error.to_string()));
+    if let Some(hint) = error.hint_text() {
+        eprintln!("hint: {}", crate::tree::file::printable(hint));
+    }
+    ExitCode::from(error.kind().exit_code() as u8)
+}
+
+/// The whole command: parses, runs, reports.
+pub fn main() -> ExitCode {
+    // Somebody who pipes us into head(1) is not an error.
+    crate::sys::process::ignore_signal(libc::SIGPIPE, false);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(usage_code(&e));
+        }
+    };
+    let entering = matches!(cli.verb, Verb::Shell(_) | Verb::Exec(_));
+    match layout(cli.root).and_then(|layout| run(layout, cli.verb)) {
+        Ok(code) => code,
+        Err(e) => {
+            let code = report(&e);
+            // These end with the code of what they ran, so their own must be told from it.
+            if entering { ExitCode::from(OWN_FAILURE as u8) } else { code }
+        }
+    }
+}
+
+fn usage_code(e: &clap::Error) -> u8 {
+    let entering = std::env::args().any(|a| a == "exec" || a == "shell");
+    match e.use_stderr() {
+        false => 0,
+        true if entering => OWN_FAILURE as u8,
+        true => 2,
+    }
+}
+
+fn layout(root: Option<PathBuf>) -> Result<Layout> {
+    let Some(root) = root else { return Ok(Layout::new("/")) };
+    if root.as_os_str().is_empty() {
+        return Err(Error::new(Kind::Usage, "--root is empty").hint("give a directory"));
+    }
+    // The same store whatever the working directory is, and whichever link leads to it.
+    let absolute =
+        std::path::absolute(&root).context(|| format!("cannot use {}", root.display()))?;
+    Ok(Layout::new(absolute.canonicalize().unwrap_or(absolute)))
+}
+
+fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
+    let look = |what: &str| Engine::open(layout.clone(), what);
+    let change = |what: &str| Engine::open_to_change(layout.clone(), what);
+    match verb {
+        Verb::Init(args) => init::run(&layout, &args),
+        Verb::Base(args) => base::run(layout, &args),
+        Verb::Create(args) => create::run(&change("create a container")?, &args),
+        Verb::Start(args) => start::run(&change("start a container")?, &args),
+        Verb::Stop(args) => stop::run(&change("stop a container")?, &args),
+        Verb::Restart(args) => stop::run_restart(&change("restart a container")?, &args),
+        Verb::Delete(args) => delete::run(&change("delete a container")?, &args),
+        Verb::Shell(args) => enter::run_shell(&look("enter a container")?, &args),
+        Verb::Exec(args) => enter::run_exec(&look("enter a container")?, &args),
+        Verb::List(args) => list::run(&look("list the containers")?, &args),
+        Verb::Status(args) => status::run(&look("see a container's status")?, &args),
+        Verb::Console(args) => console::run(&look("attach to a console")?, &args),
+        Verb::Logs(args) => logs::run(&look("read a container's log")?, &args),
+        Verb::Freeze(args) => freeze::run(&change("freeze a container")?, &args.names, true),
+        Verb::Thaw(args) => freeze::run(&change("thaw a container")?, &args.names, false),
+        Verb::Enable(args) => enable::run(&change("enable a container")?, &args.names, true),
+        Verb::Disable(args) => enable::run(&change("disable a container")?, &args.names, false),
+        Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
+        Verb::Supervise(args) => supervise::run(&look("supervise a container")?, &args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

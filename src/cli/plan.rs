@@ -1,0 +1,26 @@
+use std::process::ExitCode;
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::store::{Name, Record};
+use crate::tree::file::printable;
+
+/// Print the steps of a start without doing them.
+#[derive(Debug, clap::Args)]
+pub(super) struct PlanArgs {
+    /// The container.
+    name: String,
+}
+
+pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
+    let record = Record::load(&engine.layout, &Name::parse("container", &args.name)?)?;
+    let (plan, _) = engine.plan(&record)?;
+    println!("map ids 0-{} to {}-{}", plan.ids.1 - 1, plan.ids.0, plan.ids.0 + plan.ids.1 - 1);
+    for line in plan.handed.iter().map(ToString::to_string) {
+        println!("{}", printable(&line));
+    }
+    for line in plan.steps.iter().map(ToString::to_string) {
+        println!("{}", printable(&line));
+    }
+    Ok(ExitCode::SUCCESS)
+}

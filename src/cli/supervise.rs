@@ -1,0 +1,32 @@
+use std::process::ExitCode;
+
+use crate::engine::Engine;
+use crate::engine::supervise::report_failure;
+use crate::error::Result;
+use crate::store::Name;
+
+/// Start a container and watch over it; coloc runs this itself, or systemd does.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub(super) struct SuperviseArgs {
+    /// The container.
+    name: String,
+    /// How its init ended: reboot or off.
+    #[arg(long)]
+    ended: Option<String>,
+}
+
+pub(super) fn run(engine: &Engine, args: &SuperviseArgs) -> Result<ExitCode> {
+    let name = Name::parse("container", &args.name)?;
+    if let Some(how) = &args.ended {
+        engine.ended(&name, how == "reboot")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match engine.supervise(&name) {
+        Ok(never) => match never {},
+        Err(e) => {
+            report_failure(&engine.layout, &name, &e);
+            Err(e)
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What the verbs share: names, many at once, questions, tables, JSON.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::engine::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::store::{Name, record};
+
+/// The containers that a verb with NAME… or --all is for.
+pub(super) fn names(engine: &Engine, given: &[String], all: bool) -> Result<Vec<Name>> {
+    match (given.is_empty(), all) {
+        (false, true) => Err(Error::new(Kind::Usage, "names and --all exclude each other")
+            .hint("give one or the other")),
+        (true, false) => {
+            Err(Error::new(Kind::Usage, "no container is named").hint("give names, or --all"))
+        }
+        (true, true) => Ok(record::all(&engine.layout)?.into_iter().map(|(n, _)| n).collect()),
+        (false, false) => given.iter().map(|n| Name::parse("container", n)).collect(),
+    }
+}
+
+/// Does `work` for each name; one that fails does not keep the others from it. The exit code
+/// is that of the first failure.
+pub(super) fn each(names: &[Name], mut work: impl FnMut(&Name) -> Result<()>) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    let mut failed = false;
+    for name in names {
+        if let Err(e) = work(name) {
+            let this = super::report(&e);
+            if !failed {
+                code = this;
+            }
+            failed = true;
+        }
+    }
+    code
+}
+
+/// Asks on the terminal; true without one, for scripts, and with `yes`.
+pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Prints `value` as indented JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<ExitCode> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::failed(format!("cannot write JSON: {e}")))?;
+    println!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An empty table with these columns, as wide as the terminal at most.
+pub(super) fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(columns.to_vec());
+    let width = crate::sys::tty::size(std::io::stdout()).map(|s| s.columns);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// Prints a table without the spaces at the ends of its lines.
+pub(super) fn print(table: &Table) {
+    for line in table.to_string().lines() {
+        println!("{}", line.trim_end());
+    }
+}

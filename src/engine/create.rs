@@ -1,0 +1,398 @@
+//! `coloc create`: a private tree over a base.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::profile::{InitChoice, Network, Profile};
+use crate::store::journal::{self, Work};
+use crate::store::lock::{self, Subject};
+use crate::store::record::{Overrides, current_generation};
+use crate::store::{BaseRecord, Name, Record, atomic, ids};
+use crate::sys::Named;
+use crate::tree::accounts::{self, Accounts};
+use crate::tree::copy::{self, Shift};
+
+/// What a new container is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// `--base`
+    pub base: Option<String>,
+    /// `--owner`, any number of times
+    pub owners: Vec<String>,
+    /// `--profile`
+    pub profile: Option<String>,
+    /// `--init` and `--network`
+    pub overrides: Overrides,
+}
+
+impl Engine {
+    /// Makes the container `name`.
+    pub fn create(&self, name: &Name, wish: &Wish) -> Result<Record> {
+        let base = self.base_or_default(wish.base.as_deref())?;
+        let profile = match &wish.profile {
+            Some(text) => Name::parse("profile", text)?,
+            None => self.config.default_profile.clone(),
+        };
+        Profile::load(&self.layout, &profile)?.settings(&wish.overrides)?;
+        check_words(&wish.overrides)?;
+        for owner in &wish.owners {
+            check_owner(owner)?;
+        }
+        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        if self.layout.container(name).exists() {
+            return Err(Error::new(Kind::State, format!("there is a container {name} already"))
+                .hint("choose another name; coloc list shows those that are taken"));
+        }
+        let _base_lock = lock::shared(&self.layout, &Subject::Base(base.clone()))?;
+        BaseRecord::load(&self.layout, &base)?;
+        let generation = current_generation(&self.layout, &base)?;
+        let tree = self.layout.generation(&base, generation).join("tree");
+        let mut accounts = read_accounts(&tree)?;
+        for owner in &wish.owners {
+            check_free(&accounts, owner, &base)?;
+        }
+        let mut record = Record::new(name.clone(), base, generation, profile);
+        record.owners = wish.owners.clone();
+        record.overrides = wish.overrides.clone();
+        record.machine_id = new_machine_id()?;
+
+        let work = Work::Create { name: name.clone() };
+        work.begin(&self.layout)?;
+        let result = self.build(&mut record, &work.staging(&self.layout), &tree, &mut accounts);
+        if let Err(e) = result {
+            // Undo at once what recovery would undo later.
+            let _ = crate::tree::remove(&work.staging(&self.layout));
+            let _ = ids::release_all(&self.layout, self.config.ids, name);
+            let _ = work.end(&self.layout);
+            return Err(e.context(format!("cannot create {name}")));
+        }
+        work.end(&self.layout)?;
+        Ok(record)
+    }
+
+    fn build(
+        &self,
+        record: &mut Record,
+        staging: &Path,
+        tree: &Path,
+        accounts: &mut Accounts,
+    ) -> Result<()> {
+        // A leftover of this name was recovered before; its claim with it.
+        crate::tree::remove(staging)?;
+        record.ids = ids::claim(&self.layout, self.config.ids, &record.name)?;
+        journal::step("create.claimed");
+        std::fs::create_dir(staging)?;
+        std::fs::set_permissions(staging, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let keys = Keys::begin(staging, tree, &record.name)?;
+        let room = Room { root: staging.join("private"), shift: Shift(record.ids.start) };
+        room.copy_private_parts(tree)?;
+        journal::step("create.copied");
+        room.make_own(record, tree)?;
+        room.move_in(&record.owners, accounts)?;
+        keys.finish(&room)?;
+        record.save_in(staging)?;
+        // One sync for all the small files, before the rename that makes them count.
+        let dir = rustix::fs::open(staging, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .named(|| "open(staging)".into())?;
+        rustix::fs::syncfs(&dir).named(|| "syncfs".into())?;
+        journal::step("create.built");
+        let place = self.layout.container(&record.name);
+        std::fs::rename(staging, &place).context(|| "cannot put it in its place")?;
+        atomic::sync_parent(&place)?;
+        journal::step("create.placed");
+        Ok(())
+    }
+}
+
+fn check_words(overrides: &Overrides) -> Result<()> {
+    overrides.init.as_deref().map(InitChoice::parse).transpose()?;
+    overrides.network.as_deref().map(Network::parse).transpose()?;
+    Ok(())
+}
+
+/// An owner is a user of the host, by a name that an account file can hold.
+fn check_owner(owner: &str) -> Result<()> {
+    let sane = !owner.is_empty()
+        && owner.len() <= 32
+        && !owner.starts_with('-')
+        && owner.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let known = sane && nix::unistd::User::from_name(owner).ok().flatten().is_some();
+    if known {
+        return Ok(());
+    }
+    Err(Error::new(Kind::NotFound, format!("there is no user {owner:?} on this host"))
+        .hint("an owner is a host user; make one with adduser, or leave --owner away"))
+}
+
+fn check_free(accounts: &Accounts, owner: &str, base: &Name) -> Result<()> {
+    if owner == "root" || !accounts.knows(owner) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::State, format!("{owner} is a system account of base {base}"))
+        .hint("give the container to a user of another name"))
+}
+
+fn new_machine_id() -> Result<String> {
+    // A random UUID of the kernel's, which is what machine-id(5) asks for.
+    let path = "/proc/sys/kernel/random/uuid";
+    let text = std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
+    Ok(text.trim().replace('-', ""))
+}
+
+fn read_accounts(tree: &Path) -> Result<Accounts> {
+    let read = |name: &str| std::fs::read_to_string(tree.join("etc").join(name));
+    let context = |name: &'static str| move || format!("cannot read the base's /etc/{name}");
+    Ok(Accounts {
+        passwd: read("passwd").context(context("passwd"))?,
+        group: read("group").context(context("group"))?,
+        shadow: read("shadow").ok(),
+        gshadow: read("gshadow").ok(),
+    })
+}
+
+/// The private tree while it is made. Nobody else is in it yet, so paths are safe here.
+struct Room {
+    root: PathBuf,
+    shift: Shift,
+}
+
+/// What of a base's top level is not copied: `/usr` is shared, the rest made at each start.
+const NOT_PRIVATE: [&str; 6] = ["usr", "proc", "sys", "dev", "run", "tmp"];
+
+impl Room {
+    fn copy_private_parts(&self, tree: &Path) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &Path| {
+            rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?})"))
+        };
+        self.directory("", 0o755, 0)?;
+        let skip = |name: &OsStr| NOT_PRIVATE.iter().any(|n| name == OsStr::new(n));
+        copy::contents(open(tree)?.as_fd(), open(&self.root)?.as_fd(), self.shift, &skip)?;
+        for name in NOT_PRIVATE {
+            self.directory(name, if name == "tmp" { 0o1777 } else { 0o755 }, 0)?;
+        }
+        Ok(())
+    }
+
+    fn own(&self, path: &Path, uid: u32) -> Result<()> {
+        let id = Some(uid + self.shift.0);
+        chown(path, id, id).context(|| format!("cannot own {}", path.display()))
+    }
+
+    fn directory(&self, path: &str, mode: u32, uid: u32) -> Result<()> {
+        let path = self.root.join(path);
+        match std::fs::create_dir(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.context(|| format!("cannot make {}", path.display()))?,
+        }
+        self.own(&path, uid)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        Ok(())
+    }
+
+    /// Writes a file anew, whatever was there; with its group where that is not root's.
+    fn file(&self, path: &str, text: &str, mode: u32, gid: u32) -> Result<()> {
+        use std::io::Write;
+        let full = self.root.join(path);
+        let context = || format!("cannot write /{path}");
+        match std::fs::remove_file(&full) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context(context),
+            _ => {}
+        }
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&full)
+            .context(context)?;
+        file.write_all(text.as_bytes()).context(context)?;
+        chown(&full, Some(self.shift.0), Some(self.shift.0 + gid)).context(context)?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).context(context)
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.root.join(path).exists()
+    }
+
+    /// What a machine has of its own.
+    fn make_own(&self, record: &Record, tree: &Path) -> Result<()> {
+        let name = record.name.as_str();
+        self.file("etc/machine-id", &format!("{}\n", record.machine_id), 0o444, 0)?;
+        self.file("etc/hostname", &format!("{name}\n"), 0o644, 0)?;
+        let hosts = std::fs::read_to_string(tree.join("etc/hosts")).unwrap_or_default();
+        self.file("etc/hosts", &format!("{hosts}127.0.1.1 {name}\n"), 0o644, 0)?;
+        self.system_ids(tree)?;
+        // As systemd-update-done leaves them: nothing in here is older than this /usr, so the
+        // first boot need not bring it up to date.
+        let stamp = std::fs::metadata(tree.join("usr"))?.modified()?;
+        for dir in ["etc", "var"] {
+            let path = format!("{dir}/.updated");
+            self.file(&path, "", 0o644, 0)?;
+            let file = std::fs::File::options().write(true).open(self.root.join(path))?;
+            file.set_times(std::fs::FileTimes::new().set_modified(stamp))?;
+        }
+        Ok(())
+    }
+
+    /// Accounts that are made inside stay clear of those that a base update may bring.
+    fn system_ids(&self, tree: &Path) -> Result<()> {
+        let (first, last) = (accounts::PRIVATE_FIRST, accounts::PRIVATE_LAST);
+        let edit = |path: &str, lines: [String; 4]| -> Result<()> {
+            let Ok(text) = std::fs::read_to_string(tree.join(path)) else { return Ok(()) };
+            self.file(path, &set_lines(&text, &lines), 0o644, 0)
+        };
+        edit(
+            "etc/adduser.conf",
+            [
+                format!("FIRST_SYSTEM_UID={first}"),
+                format!("LAST_SYSTEM_UID={last}"),
+                format!("FIRST_SYSTEM_GID={first}"),
+                format!("LAST_SYSTEM_GID={last}"),
+            ],
+        )?;
+        edit(
+            "etc/login.defs",
+            [
+                format!("SYS_UID_MIN {first}"),
+                format!("SYS_UID_MAX {last}"),
+                format!("SYS_GID_MIN {first}"),
+                format!("SYS_GID_MAX {last}"),
+            ],
+        )
+    }
+
+    /// The owners' accounts, with their homes.
+    fn move_in(&self, owners: &[String], accounts: &mut Accounts) -> Result<()> {
+        let shell = if self.has("etc/skel/.bashrc") { "/bin/bash" } else { "/bin/sh" };
+        for owner in owners.iter().filter(|o| *o != "root") {
+            let id = accounts.add_user(owner, shell);
+            for group in ["sudo", "adm", "systemd-journal"] {
+                if accounts.has_group(group) {
+                    accounts.add_member(group, owner);
+                }
+            }
+            self.home(owner, id)?;
+        }
+        if owners.is_empty() {
+            return Ok(());
+        }
+        self.file("etc/passwd", &accounts.passwd, 0o644, 0)?;
+        self.file("etc/group", &accounts.group, 0o644, 0)?;
+        let shadow = accounts::gid_of(&accounts.group, "shadow").unwrap_or(0);
+        let secret = [("etc/shadow", &accounts.shadow), ("etc/gshadow", &accounts.gshadow)];
+        for (path, text) in secret {
+            if let Some(text) = text {
+                self.file(path, text, 0o640, shadow)?;
+            }
+        }
+        if self.has("etc/sudoers.d") {
+            // An owner has no password here, and nothing to prove to their own container.
+            let rule = "# Made by coloc: the owners are root of their container.\n\
+                        %sudo ALL=(ALL:ALL) NOPASSWD: ALL\n";
+            self.file("etc/sudoers.d/coloc", rule, 0o440, 0)?;
+        }
+        Ok(())
+    }
+
+    fn home(&self, owner: &str, id: u32) -> Result<()> {
+        let home = format!("home/{owner}");
+        self.directory(&home, 0o700, id)?;
+        for entry in std::fs::read_dir(self.root.join("etc/skel")).into_iter().flatten().flatten() {
+            if !entry.file_type()?.is_file() {
+                continue;
+            }
+            let to = self.root.join(&home).join(entry.file_name());
+            std::fs::copy(entry.path(), &to).context(|| format!("cannot fill /{home}"))?;
+            self.own(&to, id)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets `KEY=value` or `KEY value` lines, in the place of a commented-out one where there is one.
+fn set_lines(text: &str, lines: &[String]) -> String {
+    let key = |line: &str| -> String {
+        let bare = line.trim_start_matches(['#', ' ', '\t']);
+        bare.split(['=', ' ', '\t']).next().unwrap_or("").to_string()
+    };
+    let mut out: Vec<String> = text.lines().map(str::to_string).collect();
+    for line in lines {
+        let at = out.iter().position(|l| {
+            let setting = !l.trim_start_matches('#').starts_with(' ');
+            setting && key(l) == key(line)
+        });
+        match at {
+            Some(at) => out[at] = line.clone(),
+            None => out.push(line.clone()),
+        }
+    }
+    out.join("\n") + "\n"
+}
+
+/// The ssh host keys, made by ssh-keygen(1) while the tree is copied. RSA is left out: it takes
+/// longer than all the rest, and every client of the last ten years knows the others.
+struct Keys {
+    dir: PathBuf,
+    running: Vec<(String, Child)>,
+}
+
+impl Keys {
+    fn begin(staging: &Path, tree: &Path, name: &Name) -> Result<Self> {
+        let mut keys = Self { dir: staging.join("keys"), running: Vec::new() };
+        if !tree.join("usr/sbin/sshd").exists() {
+            return Ok(keys);
+        }
+        std::fs::create_dir(&keys.dir)?;
+        for kind in ["ed25519", "ecdsa"] {
+            let file = format!("ssh_host_{kind}_key");
+            let child = Command::new("ssh-keygen")
+                .args(["-q", "-t", kind, "-N", "", "-C", &format!("root@{name}"), "-f"])
+                .arg(keys.dir.join(&file))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .map_err(|e| match e.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        Error::new(Kind::Unsupported, "ssh-keygen is not installed")
+                            .hint("apt install openssh-client")
+                    }
+                    _ => e.into(),
+                })?;
+            keys.running.push((file, child));
+        }
+        Ok(keys)
+    }
+
+    fn finish(self, room: &Room) -> Result<()> {
+        for (file, mut child) in self.running {
+            if !child.wait()?.success() {
+                return Err(Error::failed("ssh-keygen could not make a host key"));
+            }
+            for (file, mode) in [(file.clone(), 0o600), (format!("{file}.pub"), 0o644)] {
+                let text = std::fs::read_to_string(self.dir.join(&file))?;
+                room.file(&format!("etc/ssh/{file}"), &text, mode, 0)?;
+            }
+        }
+        crate::tree::remove(&self.dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_take_the_place_of_their_comment() {
+        let text = "# FIRST_UID is a number\n#FIRST_UID=1\nB=2\nSYS\t3\n";
+        let new = set_lines(text, &["FIRST_UID=7".into(), "SYS 4".into(), "NEW=1".into()]);
+        assert_eq!(new, "# FIRST_UID is a number\nFIRST_UID=7\nB=2\nSYS 4\nNEW=1\n");
+    }
+}

@@ -1,0 +1,65 @@
+//! `coloc delete`.
+
+use std::time::Duration;
+
+use super::{Engine, unit};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::journal::{self, Work};
+use crate::store::lock::{self, Subject};
+use crate::store::running::State;
+use crate::store::{Name, Record, atomic, ids};
+use crate::tree;
+
+impl Engine {
+    /// Deletes `name` and everything in it; a running one, or one whose record cannot be
+    /// read, only with `force`.
+    pub fn delete(&self, name: &Name, force: bool) -> Result<()> {
+        self.check_delete(name, force)?;
+        if State::alive(&self.layout, name).is_some() {
+            self.stop_any(name, Duration::from_secs(10))?;
+        }
+        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        // Meanwhile another admin may have started, or deleted, it.
+        let range = self.check_delete(name, false).or_else(|e| match e.kind() {
+            Kind::Damaged if force => Ok(None),
+            _ => Err(e),
+        })?;
+        self.clean_up(name);
+        let work = Work::Delete { name: name.clone(), ids: range };
+        work.begin(&self.layout)?;
+        let gone = work.staging(&self.layout);
+        tree::remove(&gone)?;
+        journal::step("delete.begun");
+        let place = self.layout.container(name);
+        std::fs::rename(&place, &gone).context(|| format!("cannot delete {name}"))?;
+        atomic::sync_parent(&place)?;
+        journal::step("delete.moved");
+        tree::remove(&gone)?;
+        journal::step("delete.removed");
+        ids::release_all(&self.layout, self.config.ids, name)?;
+        let _ = std::fs::remove_dir(self.layout.run_of(name));
+        unit::forget(&self.layout, name);
+        work.end(&self.layout)
+    }
+
+    /// Whether `name` may be deleted; gives its id range.
+    pub fn check_delete(
+        &self,
+        name: &Name,
+        force: bool,
+    ) -> Result<Option<crate::store::record::Range>> {
+        let range = match Record::load(&self.layout, name) {
+            Ok(record) => Some(record.ids),
+            Err(e) if e.kind() == Kind::Damaged && force => None,
+            Err(e) if e.kind() == Kind::Damaged => {
+                return Err(e.hint("to delete it as it is: coloc delete --force"));
+            }
+            Err(e) => return Err(e),
+        };
+        if !force && State::alive(&self.layout, name).is_some() {
+            return Err(Error::new(Kind::State, format!("{name} is running"))
+                .hint(format!("stop it first, or: coloc delete --force {name}")));
+        }
+        Ok(range)
+    }
+}

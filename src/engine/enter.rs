@@ -1,0 +1,285 @@
+//! `coloc shell` and `coloc exec`.
+
+use std::os::fd::OwnedFd;
+
+use super::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::runtime::cgroup;
+use crate::runtime::enter::{self, Program};
+use crate::runtime::plan::Step;
+use crate::store::running::State;
+use crate::store::{Name, Record};
+use crate::sys::path::open_dir;
+use crate::sys::process::End;
+use crate::sys::tty::{self, Size};
+use crate::tree::accounts::{self, User};
+use crate::tree::file;
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// `--user`: a name, or a number with or without `:group`.
+    pub user: Option<String>,
+    /// The program and its arguments; empty for a login shell.
+    pub command: Vec<String>,
+    /// `--env`, each `KEY=value`.
+    pub env: Vec<String>,
+    /// `--cwd`.
+    pub cwd: Option<String>,
+    /// Whether it is a login session, as `shell` is.
+    pub login: bool,
+}
+
+/// An account file of a member's that is larger than this is not one.
+const ACCOUNT_LIMIT: u64 = 8 << 20;
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Somebody inside.
+struct Account {
+    user: User,
+    groups: Vec<u32>,
+}
+
+impl Engine {
+    /// Runs what `request` says in `name`, with a terminal if ours are both one.
+    pub fn enter(&self, name: &Name, request: &Request) -> Result<End> {
+        let record = Record::load(&self.layout, name)?;
+        let (state, init) = self.running(name)?;
+        let terminal =
+            match tty::is_terminal(std::io::stdin()) && tty::is_terminal(std::io::stdout()) {
+                true => Some(tty::size(std::io::stdin()).unwrap_or(Size { rows: 24, columns: 80 })),
+                false => None,
+            };
+        let account = self.account(&record, request.user.as_deref())?;
+        let program = match request.login {
+            true => self.login(&record, &account, request)?,
+            false => self.program(&record, &account, request)?,
+        };
+        enter::run(&state, &init, &program, terminal)
+            .map_err(|e| e.context(format!("cannot enter {name}")))
+    }
+
+    /// Attaches our terminal to the console of `name`; true when the caller left it.
+    pub fn console(&self, name: &Name) -> Result<bool> {
+        Record::load(&self.layout, name)?;
+        self.running(name)?;
+        crate::runtime::console::attach(&self.layout.run_of(name))
+            .map_err(|e| e.context(format!("cannot attach to {name}")))
+    }
+
+    /// The state of a container that runs and is not frozen.
+    fn running(&self, name: &Name) -> Result<(State, OwnedFd)> {
+        let Some((state, init)) = State::alive(&self.layout, name) else {
+            return Err(Error::new(Kind::State, format!("{name} does not run"))
+                .hint(format!("start it: coloc start {name}")));
+        };
+        if cgroup::frozen(&state.cgroup) {
+            return Err(Error::new(Kind::State, format!("{name} is frozen"))
+                .hint(format!("let it go on: coloc thaw {name}")));
+        }
+        Ok((state, init))
+    }
+
+    /// Who it is to be: who was asked for, else the first owner, else root. The account files
+    /// are the container's word, which can only hurt itself.
+    fn account(&self, record: &Record, asked: Option<&str>) -> Result<Account> {
+        let tree = open_dir(self.layout.private(&record.name))?;
+        let read = |path| -> Result<String> {
+            Ok(String::from_utf8_lossy(&file::read(&tree, path, ACCOUNT_LIMIT)?).into_owned())
+        };
+        let users = accounts::users(&read("etc/passwd").unwrap_or_default());
+        let group = read("etc/group").unwrap_or_default();
+        let named = |name: &str| users.iter().find(|u| u.name == name).cloned();
+        let root = User {
+            name: "root".into(),
+            uid: 0,
+            gid: 0,
+            home: "/root".into(),
+            shell: "/bin/sh".into(),
+        };
+        let user = match asked {
+            None => record.owners.first().and_then(|o| named(o)).or_else(|| named("root")),
+            Some(text) => named(text).or_else(|| by_number(text, &users)),
+        };
+        let user = match (user, asked) {
+            (Some(user), _) => user,
+            (None, None | Some("root")) => root,
+            (None, Some(text)) => {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("there is no user {text:?} in {}", record.name),
+                )
+                .hint("see who there is: coloc exec --user root NAME -- getent passwd"));
+            }
+        };
+        let in_range = |id: u32| id < record.ids.count;
+        if !in_range(user.uid) || !in_range(user.gid) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "{} has an id that {} has not: {}:{}",
+                    user.name, record.name, user.uid, user.gid
+                ),
+            )
+            .hint(format!("ids inside are 0 to {}", record.ids.count - 1)));
+        }
+        let groups =
+            accounts::groups_of(&group, &user.name).into_iter().filter(|g| in_range(*g)).collect();
+        Ok(Account { user, groups })
+    }
+
+    /// The environment of whatever enters: of the caller's only what a terminal needs.
+    fn environment(account: &User, asked: &[String]) -> Result<Vec<String>> {
+        let mut env = vec![
+            PATH.to_string(),
+            format!("HOME={}", account.home),
+            format!("USER={}", account.name),
+            format!("LOGNAME={}", account.name),
+            format!("SHELL={}", account.shell),
+            "container=coloc".to_string(),
+        ];
+        for key in ["TERM", "LANG"] {
+            let value = std::env::var(key).ok().filter(|v| v.len() < 256 && !v.contains('\0'));
+            env.extend(value.map(|v| format!("{key}={v}")));
+        }
+        for pair in asked {
+            let Some((key, _)) = pair.split_once('=').filter(|(k, _)| !k.is_empty()) else {
+                return Err(Error::new(Kind::Usage, format!("{pair:?} is no KEY=value"))
+                    .hint("for example: --env EDITOR=nano"));
+            };
+            env.retain(|e| !e.starts_with(&format!("{key}=")));
+            env.push(pair.clone());
+        }
+        Ok(env)
+    }
+
+    fn program(&self, record: &Record, account: &Account, request: &Request) -> Result<Program> {
+        let user = &account.user;
+        Ok(Program {
+            path: request.command.first().cloned().unwrap_or_else(|| user.shell.clone()),
+            args: match request.command.is_empty() {
+                true => vec![login_name(&user.shell)],
+                false => request.command.clone(),
+            },
+            env: Self::environment(user, &request.env)?,
+            uid: user.uid,
+            gid: user.gid,
+            groups: account.groups.clone(),
+            cwd: match &request.cwd {
+                Some(dir) => vec![dir.clone()],
+                None => vec![user.home.clone(), "/".into()],
+            },
+            stream_uid: user.uid,
+            bounding: self.bounding(record)?,
+            ids_start: record.ids.start,
+        })
+    }
+
+    /// A login session by the container's own su(1), which asks its PAM; where the base has
+    /// none, the login shell itself.
+    fn login(&self, record: &Record, account: &Account, request: &Request) -> Result<Program> {
+        let mut program = self.program(record, account, request)?;
+        let user = &account.user;
+        let base = self.layout.generation(&record.base, record.generation).join("tree");
+        if !base.join("etc/pam.d/su").exists() || !base.join("usr/bin/su").exists() {
+            program.path = user.shell.clone();
+            program.args = vec![login_name(&user.shell)];
+            if !request.command.is_empty() {
+                program.args.extend(["-c".to_string(), quoted(&request.command)]);
+            }
+            return Ok(program);
+        }
+        program.path = "/usr/bin/su".into();
+        program.args = vec!["su".into(), "--login".into(), "--whitelist-environment=LANG".into()];
+        if !request.command.is_empty() {
+            program.args.push(format!("--session-command={}", quoted(&request.command)));
+        }
+        program.args.extend(["--".into(), user.name.clone()]);
+        // su becomes the user itself, once PAM has opened the session.
+        (program.uid, program.gid, program.groups) = (0, 0, Vec::new());
+        program.cwd = vec!["/".into()];
+        Ok(program)
+    }
+
+    /// The bounding set of the container, as its init has it.
+    fn bounding(&self, record: &Record) -> Result<Vec<String>> {
+        let (plan, _) = self.plan(record)?;
+        let bound = plan.steps.into_iter().find_map(|s| match s {
+            Step::Bound(keep) => Some(keep),
+            _ => None,
+        });
+        Ok(bound.unwrap_or_default())
+    }
+
+    /// Runs a command of coloc's own inside as root, without streams; whether it went well.
+    pub(super) fn run_quietly(&self, name: &Name, command: &[&str]) -> bool {
+        self.output(name, command).is_ok_and(|(end, _)| end == End::Code(0))
+    }
+
+    /// What `systemctl is-system-running` says inside.
+    pub(super) fn system_state(&self, name: &Name) -> Result<String> {
+        let (_, text) = self.output(name, &["systemctl", "is-system-running"])?;
+        Ok(file::printable(text.lines().next().unwrap_or("unknown").trim()))
+    }
+
+    /// Runs a command inside as root, by a second coloc, and gives what it printed.
+    fn output(&self, name: &Name, command: &[&str]) -> Result<(End, String)> {
+        let out = std::process::Command::new("/proc/self/exe")
+            .arg("--root")
+            .arg(self.layout.root())
+            .args(["exec", "--user", "root", name.as_str(), "--"])
+            .args(command)
+            .stdin(std::process::Stdio::null())
+            .output()?;
+        let text = String::from_utf8_lossy(&out.stdout).chars().take(4096).collect();
+        Ok((End::Code(out.status.code().unwrap_or(1)), text))
+    }
+}
+
+fn by_number(text: &str, users: &[User]) -> Option<User> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, ""));
+    let uid: u32 = uid.parse().ok()?;
+    let known = users.iter().find(|u| u.uid == uid).cloned();
+    let mut user = known.unwrap_or(User {
+        name: uid.to_string(),
+        uid,
+        gid: uid,
+        home: "/".into(),
+        shell: "/bin/sh".into(),
+    });
+    if !gid.is_empty() {
+        user.gid = gid.parse().ok()?;
+    }
+    Some(user)
+}
+
+/// argv[0] of a login shell: a dash before its name.
+fn login_name(shell: &str) -> String {
+    format!("-{}", shell.rsplit('/').next().unwrap_or("sh"))
+}
+
+/// The words as a POSIX shell reads them back.
+fn quoted(words: &[String]) -> String {
+    let quote = |w: &String| format!("'{}'", w.replace('\'', r"'\''"));
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_survives_a_shell() {
+        let words: Vec<String> =
+            ["printf", "%s|", "a b", "it's", "$HOME", "\n", ""].map(String::from).into();
+        let out = std::process::Command::new("sh").args(["-c", &quoted(&words)]).output().unwrap();
+        assert_eq!(out.stdout, b"a b|it's|$HOME|\n||");
+    }
+
+    #[test]
+    fn numbers_are_users_too() {
+        let user = by_number("1000:7", &[]).unwrap();
+        assert_eq!((user.uid, user.gid), (1000, 7));
+        assert!(by_number("x", &[]).is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! `coloc init`: sets a host up.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::require_root;
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::config::{Pool, check_owner};
+use crate::store::record::RANGE;
+use crate::store::{Config, Layout, atomic, ids};
+
+/// What `coloc init` did, line by line; empty when everything was there.
+pub fn init(layout: &Layout, containers: Option<u32>) -> Result<Vec<String>> {
+    require_root("set a host up")?;
+    check_owner(layout)?;
+    let mut done = Vec::new();
+    let existing: Option<Config> = atomic::read_json(&layout.config())?;
+    let pool = pool(existing.as_ref(), containers)?;
+    for (dir, mode) in directories(layout) {
+        if make_directory(&dir, mode)? {
+            done.push(format!("made {} (mode {mode:04o})", dir.display()));
+        }
+    }
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        if add_line(Path::new(file), pool)? {
+            done.push(format!("wrote {}:{}:{} to {file}", ids::OWNER, pool.start, pool.count));
+        }
+    }
+    if existing.as_ref().map(|c| c.ids) != Some(pool) {
+        let config = match existing {
+            Some(config) => Config { ids: pool, ..config },
+            None => Config::new(pool),
+        };
+        atomic::write_json(&layout.config(), &config, 0o644)?;
+        done.push(format!("wrote {}", layout.config().display()));
+    }
+    Ok(done)
+}
+
+fn directories(layout: &Layout) -> Vec<(PathBuf, u32)> {
+    vec![
+        (layout.etc(), 0o755),
+        (layout.etc().join("profiles"), 0o755),
+        (layout.etc().join("bases"), 0o755),
+        (layout.state(), 0o700),
+        (layout.bases(), 0o700),
+        (layout.containers(), 0o700),
+        (layout.ids(), 0o700),
+        (layout.journal(), 0o700),
+        (layout.staging(), 0o700),
+        (layout.run(), 0o755),
+        (layout.run().join("containers"), 0o700),
+        (layout.locks(), 0o700),
+    ]
+}
+
+fn make_directory(dir: &Path, mode: u32) -> Result<bool> {
+    let context = || format!("cannot make {}", dir.display());
+    let right = |m: &std::fs::Metadata| m.is_dir() && m.permissions().mode() & 0o7777 == mode;
+    if std::fs::symlink_metadata(dir).is_ok_and(|m| right(&m)) {
+        return Ok(false);
+    }
+    std::fs::create_dir_all(dir).context(context)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).context(context)?;
+    Ok(true)
+}
+
+/// The pool that the config has, grown if asked for; a new one where no other line overlaps.
+fn pool(existing: Option<&Config>, containers: Option<u32>) -> Result<Pool> {
+    let wanted = match (existing, containers) {
+        (Some(config), None) => return Ok(config.ids),
+        (_, number) => number.unwrap_or(1000),
+    };
+    if !(1..=4000).contains(&wanted) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("there cannot be ids for {wanted} containers"),
+        )
+        .hint("give a number from 1 to 4000"));
+    }
+    let count = wanted * RANGE;
+    let others = taken_ranges(existing.map(|c| c.ids))?;
+    if let Some(config) = existing {
+        let start = config.ids.start;
+        // Containers keep their ids, so the pool can only grow at its end.
+        if count < config.ids.count {
+            return Err(Error::new(Kind::Usage, "the id pool cannot shrink")
+                .hint(format!("it has room for {} containers", config.ids.count / RANGE)));
+        }
+        let end = u64::from(start) + u64::from(count);
+        if others
+            .iter()
+            .any(|(s, n)| u64::from(*s) < end && u64::from(*s) + u64::from(*n) > u64::from(start))
+        {
+            return Err(Error::new(Kind::State, "the ids after the pool are somebody else's")
+                .hint("look at /etc/subuid and /etc/subgid"));
+        }
+        return Ok(Pool { start, count });
+    }
+    let start = ids::find_pool(&others, count).ok_or_else(|| {
+        Error::new(Kind::State, format!("no run of {count} free ids is left"))
+            .hint("look at /etc/subuid and /etc/subgid, or ask for less: --containers NUMBER")
+    })?;
+    Ok(Pool { start, count })
+}
+
+/// All ranges of subuid(5) and subgid(5) but `own`.
+fn taken_ranges(own: Option<Pool>) -> Result<Vec<(u32, u32)>> {
+    let mut list = Vec::new();
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let text = match std::fs::read_to_string(file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.context(|| format!("cannot read {file}"))?,
+        };
+        for line in text.lines() {
+            let mut fields = line.split(':');
+            let who = fields.next().unwrap_or("");
+            let mut number = || fields.next()?.trim().parse().ok();
+            if let (Some(start), Some(count)) = (number(), number()) {
+                let is_own = who == ids::OWNER && own.is_some_and(|p| p.start == start);
+                if !is_own {
+                    list.push((start, count));
+                }
+            }
+        }
+    }
+    Ok(list)
+}
+
+/// Writes the pool's line, in the place of an earlier, smaller one; false if it is there.
+fn add_line(file: &Path, pool: Pool) -> Result<bool> {
+    let text = match std::fs::read_to_string(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other.context(|| format!("cannot read {}", file.display()))?,
+    };
+    let line = format!("{}:{}:{}", ids::OWNER, pool.start, pool.count);
+    if text.lines().any(|l| l == line) {
+        return Ok(false);
+    }
+    let older = format!("{}:{}:", ids::OWNER, pool.start);
+    let mut new: String =
+        text.lines().filter(|l| !l.starts_with(&older)).map(|l| format!("{l}\n")).collect();
+    new.push_str(&line);
+    new.push('\n');
+    atomic::write(file, new.as_bytes(), 0o644)?;
+    Ok(true)
+}

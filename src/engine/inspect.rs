@@ -1,0 +1,84 @@
+//! `coloc list` and `coloc status`: looks, takes no lock, changes nothing.
+
+use super::Engine;
+use super::supervise::init_word;
+use crate::error::Result;
+use crate::runtime::cgroup;
+use crate::status::{Condition, Detail, Row, seconds_since};
+use crate::store::running::State;
+use crate::store::{Name, Record, record};
+use crate::tree;
+
+impl Engine {
+    /// A row for every container, by name.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        let all = record::all(&self.layout)?;
+        Ok(all.iter().map(|(name, record)| self.row(name, record)).collect())
+    }
+
+    /// Everything about every container.
+    pub fn details(&self) -> Result<Vec<Detail>> {
+        let all = record::all(&self.layout)?;
+        Ok(all.iter().map(|(name, record)| self.detail_of(name, record)).collect())
+    }
+
+    /// Everything about `name`.
+    pub fn detail(&self, name: &Name) -> Result<Detail> {
+        Ok(self.detail_of(name, &Ok(Record::load(&self.layout, name)?)))
+    }
+
+    fn row(&self, name: &Name, record: &Result<Record>) -> Row {
+        let alive = State::alive(&self.layout, name);
+        let state = match (&alive, record) {
+            (_, Err(_)) => Condition::Damaged,
+            (None, _) => Condition::Stopped,
+            (Some((s, _)), _) if cgroup::frozen(&s.cgroup) => Condition::Frozen,
+            _ => Condition::Running,
+        };
+        let record_ok = record.as_ref().ok();
+        let settings = record_ok.and_then(|r| self.settings(r).ok());
+        let init = match (&alive, record_ok, settings) {
+            (Some((s, _)), ..) => Some(s.init_kind.clone()),
+            (None, Some(r), Some(settings)) => init_word(&self.layout, r, settings),
+            _ => None,
+        };
+        Row {
+            name: name.clone(),
+            state,
+            pid: alive.as_ref().map(|(s, _)| s.init.pid),
+            base: record_ok.map(|r| r.base.clone()),
+            generation: record_ok.map(|r| r.generation),
+            current_generation: record_ok
+                .and_then(|r| record::current_generation(&self.layout, &r.base).ok()),
+            owners: record_ok.map(|r| r.owners.clone()).unwrap_or_default(),
+            init,
+            profile: record_ok.map(|r| r.profile.clone()),
+            network: settings.map(|s| s.network.word()),
+            damage: record.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    fn detail_of(&self, name: &Name, record: &Result<Record>) -> Detail {
+        let row = self.row(name, record);
+        let alive = State::alive(&self.layout, name).map(|(state, _)| state);
+        let usage = alive.as_ref().map(|s| cgroup::usage(&s.cgroup, &s.cgroups));
+        let private = self.layout.private(name);
+        let record = record.as_ref().ok();
+        Detail {
+            started: alive.as_ref().map(|s| s.started.clone()),
+            uptime_seconds: alive.as_ref().and_then(|s| seconds_since(&s.started)),
+            processes: usage.and_then(|u| u.0),
+            memory: usage.and_then(|u| u.1),
+            disk: tree::disk_use(&private),
+            ids: record.map(|r| r.ids),
+            machine_id: record.map(|r| r.machine_id.clone()),
+            supervisor_pid: alive
+                .as_ref()
+                .filter(|s| s.supervisor.open().is_some())
+                .map(|s| s.supervisor.pid),
+            cgroup: alive.as_ref().map(|s| s.cgroup.display().to_string()),
+            path: private.display().to_string(),
+            row,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Finishing or undoing what an earlier command, killed in the middle, has left.
+
+use super::Engine;
+use crate::error::Result;
+use crate::store::journal::{self, Work};
+use crate::store::lock::{self, Subject};
+use crate::store::{Name, ids};
+use crate::tree;
+
+impl Engine {
+    /// Goes through the journal. What cannot be recovered now is told and left for later: it
+    /// stands in nobody's way.
+    pub(super) fn recover(&self) {
+        for work in journal::pending(&self.layout) {
+            if let Err(e) = self.recover_one(&work) {
+                eprintln!("coloc: cannot clean up after an interrupted command: {e}");
+            }
+        }
+    }
+
+    fn recover_one(&self, work: &Work) -> Result<()> {
+        let subject = match work {
+            Work::Create { name } | Work::Delete { name, .. } => Subject::Container(name.clone()),
+            Work::CreateBase { name } | Work::DeleteBase { name } => Subject::Base(name.clone()),
+        };
+        // Held: its command is not interrupted but at work.
+        let Some(_lock) = lock::try_exclusive(&self.layout, &subject)? else { return Ok(()) };
+        if !journal::pending(&self.layout).contains(work) {
+            return Ok(());
+        }
+        tree::remove(&work.staging(&self.layout))?;
+        match work {
+            Work::Create { name } | Work::Delete { name, .. } => self.release_unless_there(name)?,
+            Work::CreateBase { .. } | Work::DeleteBase { .. } => {}
+        }
+        work.end(&self.layout)
+    }
+
+    /// A container that is in its place keeps its ids: it was made in full, or it was to be
+    /// deleted and had not left yet.
+    fn release_unless_there(&self, name: &Name) -> Result<()> {
+        if self.layout.container(name).exists() {
+            return Ok(());
+        }
+        ids::release_all(&self.layout, self.config.ids, name)
+    }
+}

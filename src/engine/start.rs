@@ -1,0 +1,108 @@
+//! `coloc start`.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::supervise::FAILED;
+use super::{Engine, unit};
+use crate::error::{Context, Error, Kind, Result};
+use crate::runtime::monitor::BOOTED;
+use crate::runtime::{InitKind, cgroup};
+use crate::store::running::State;
+use crate::store::{Name, Record, atomic};
+
+/// What a start came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It runs now, and did not before.
+    Started,
+    /// It ran already.
+    Already,
+    /// It ran already without a supervisor, and has one again.
+    TakenOver,
+}
+
+impl Engine {
+    /// Starts `name`; returns when its init runs.
+    pub fn start(&self, name: &Name) -> Result<Outcome> {
+        Record::load(&self.layout, name)?;
+        let mut outcome = Outcome::Started;
+        if let Some((state, _)) = State::alive(&self.layout, name) {
+            if state.supervisor.open().is_some() {
+                return Ok(Outcome::Already);
+            }
+            outcome = Outcome::TakenOver;
+        }
+        let result = match unit::booted() {
+            true => self.start_unit(name),
+            false => self.spawn(name),
+        };
+        match result {
+            Ok(()) => Ok(outcome),
+            // Another admin was faster by a moment.
+            Err(e) if e.kind() == Kind::State && State::alive(&self.layout, name).is_some() => {
+                Ok(Outcome::Already)
+            }
+            Err(e) => Err(e.context(format!("cannot start {name}"))),
+        }
+    }
+
+    fn start_unit(&self, name: &Name) -> Result<()> {
+        let failed = self.layout.run_of(name).join(FAILED);
+        let _ = std::fs::remove_file(&failed);
+        match unit::start(&self.layout, name) {
+            Ok(()) => Ok(()),
+            Err(e) => Err(atomic::read_json(&failed).ok().flatten().unwrap_or(e)),
+        }
+    }
+
+    /// Starts a supervisor of our own, which lives on without this command and its terminal.
+    fn spawn(&self, name: &Name) -> Result<()> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg("--root")
+            .arg(self.layout.root())
+            .args(["supervise", name.as_str()])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context(|| "cannot start its supervisor")?;
+        let mut answer = String::new();
+        if let Some(pipe) = child.stdout.take() {
+            pipe.take(1 << 16).read_to_string(&mut answer)?;
+        }
+        if answer == "ok\n" {
+            return Ok(());
+        }
+        let _ = child.wait();
+        let error = serde_json::from_str(answer.trim());
+        Err(error.unwrap_or_else(|_| Error::failed("its supervisor died without a word")))
+    }
+
+    /// Waits until the init of a running container says that it is up, for at most `limit`;
+    /// gives systemd's word for its state, or None for an init that says nothing.
+    pub fn wait_until_up(&self, name: &Name, limit: Duration) -> Result<Option<String>> {
+        let begun = Instant::now();
+        let marker = self.layout.run_of(name).join(BOOTED);
+        loop {
+            let Some((state, _)) = State::alive(&self.layout, name) else {
+                return Err(Error::failed(format!("{name} ended while it was starting"))
+                    .hint(format!("see what it said: coloc logs {name}")));
+            };
+            if InitKind::of_word(&state.init_kind) != InitKind::Systemd {
+                return Ok(None);
+            }
+            if marker.exists() {
+                return self.system_state(name).map(Some);
+            }
+            if begun.elapsed() > limit || cgroup::frozen(&state.cgroup) {
+                return Err(Error::failed(format!("{name} is not up after {} s", limit.as_secs()))
+                    .hint(format!("it goes on starting; see: coloc logs {name}")));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `coloc stop`, `freeze` and `thaw`.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::{Engine, unit};
+use crate::error::{Error, Kind, Result};
+use crate::runtime::relay::gone_within;
+use crate::runtime::{InitKind, cgroup};
+use crate::store::lock::{self, Subject};
+use crate::store::running::State;
+use crate::store::{Name, Record};
+use crate::sys::process;
+
+/// What a stop came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It ended when it was asked to.
+    Stopped,
+    /// It did not within the time-out, and was killed.
+    Killed,
+    /// It did not run.
+    Already,
+}
+
+impl Engine {
+    /// Stops `name`: asks its init, and kills everything in it after `timeout`.
+    pub fn stop(&self, name: &Name, timeout: Duration) -> Result<Outcome> {
+        Record::load(&self.layout, name)?;
+        self.stop_any(name, timeout)
+    }
+
+    /// [`stop`](Self::stop) for a container whose record may be damaged.
+    pub(super) fn stop_any(&self, name: &Name, timeout: Duration) -> Result<Outcome> {
+        let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let (outcome, supervisor) = self.stop_locked(name, timeout)?;
+        drop(lock);
+        // It had to wait for the lock to see that there is nothing left to do.
+        if let Some(supervisor) = supervisor {
+            gone_within(&supervisor, Duration::from_secs(5));
+        }
+        unit::settle(&self.layout, name);
+        Ok(outcome)
+    }
+
+    fn stop_locked(&self, name: &Name, timeout: Duration) -> Result<(Outcome, Option<OwnedFd>)> {
+        let Some((state, init)) = State::alive(&self.layout, name) else {
+            self.clean_up(name);
+            return Ok((Outcome::Already, None));
+        };
+        if cgroup::frozen(&state.cgroup) {
+            cgroup::freeze(&state.cgroup, false)?;
+        }
+        let mut outcome = Outcome::Stopped;
+        if !(timeout > Duration::ZERO
+            && self.ask(&state, &init, name)
+            && gone_within(&init, timeout))
+        {
+            outcome = Outcome::Killed;
+            cgroup::kill(&state.cgroup)?;
+            let _ = process::signal(&init, libc::SIGKILL);
+            if !gone_within(&init, Duration::from_secs(30)) {
+                return Err(Error::failed(format!("{name} does not die"))
+                    .hint("a process of it is stuck in the kernel; dmesg may say on what"));
+            }
+        }
+        let supervisor = state.supervisor.open();
+        self.clean_up(name);
+        Ok((outcome, supervisor))
+    }
+
+    /// Asks the init to power off; false if it cannot be asked.
+    fn ask(&self, state: &State, init: &OwnedFd, name: &Name) -> bool {
+        match InitKind::of_word(&state.init_kind).poweroff_signal() {
+            Some(signal) => process::signal(init, signal).is_ok(),
+            None => self.run_quietly(name, &["/sbin/init", "0"]),
+        }
+    }
+
+    /// Stops every process of a container, or lets them go on; false if it was so already.
+    pub fn freeze(&self, name: &Name, freeze: bool) -> Result<bool> {
+        Record::load(&self.layout, name)?;
+        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let Some((state, _)) = State::alive(&self.layout, name) else {
+            return Err(Error::new(Kind::State, format!("{name} does not run"))
+                .hint(format!("start it: coloc start {name}")));
+        };
+        if cgroup::frozen(&state.cgroup) == freeze {
+            return Ok(false);
+        }
+        let what = if freeze { "freeze" } else { "thaw" };
+        cgroup::freeze(&state.cgroup, freeze)
+            .map_err(|e| e.context(format!("cannot {what} {name}")))?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,253 @@
+//! The supervisor: starts a container, then watches over it as [`crate::runtime::monitor`], and
+//! comes back here when its init has ended.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::{Engine, unit};
+use crate::error::{Context, Error, Kind, Result};
+use crate::profile::spec::{Place, derive};
+use crate::profile::{InitChoice, Network, Profile, Settings};
+use crate::runtime::monitor::{self, Job};
+use crate::runtime::plan::{HostFacts, Plan, plan};
+use crate::runtime::{InitKind, cgroup, parent};
+use crate::store::lock::{self, Subject};
+use crate::store::record::now;
+use crate::store::running::{Process, State, boot_id};
+use crate::store::{Layout, Name, Record, atomic};
+use crate::sys::path::{Links, open_dir, open_in};
+use crate::sys::{Named, clone::Child, process};
+
+/// Where a start that failed under systemd says why.
+pub const FAILED: &str = "failed.json";
+
+impl Engine {
+    /// Starts `name`, reports to whoever started this process, and becomes its monitor. With
+    /// the container running and its supervisor gone it takes that one's place.
+    pub fn supervise(&self, name: &Name) -> Result<std::convert::Infallible> {
+        // Of no terminal and no session but our own from here on.
+        let _ = rustix::process::setsid();
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let _ = std::env::set_current_dir("/");
+        let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let (job, held) = match State::alive(&self.layout, name) {
+            Some((state, init)) => self.take_over(name, state, init)?,
+            None => self.begin(name)?,
+        };
+        drop(lock);
+        unit::ready();
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            report_to_pipe()?;
+        }
+        monitor::hand_over(&job, &held.iter().collect::<Vec<_>>())
+    }
+
+    /// Starts the container; its state is on record before its init is executed.
+    fn begin(&self, name: &Name) -> Result<(Job, Vec<OwnedFd>)> {
+        self.clean_up(name);
+        let record = Record::load(&self.layout, name)?;
+        let (plan, kind) = self.plan(&record)?;
+        let run = self.layout.run_of(name);
+        std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
+        let cgroups = cgroup::prepare(&self.layout.id(), name.as_str(), record.ids.start)?;
+        let result = parent::start(&plan, &cgroups, &run, &mut |init: &Child| {
+            let process =
+                |pid| Process::now(pid).ok_or_else(|| Error::failed("its init died at once"));
+            let state = State {
+                boot: boot_id()?,
+                init: process(init.pid)?,
+                supervisor: process(process::own_pid())?,
+                init_kind: kind.word().into(),
+                generation: record.generation,
+                cgroup: cgroups.payload.clone(),
+                cgroups: cgroups.made.clone(),
+                started: now(),
+            };
+            state.save(&self.layout, name)
+        });
+        let started = match result {
+            Ok(started) => started,
+            Err(e) => {
+                State::forget(&self.layout, name);
+                leave(&cgroups.made);
+                cgroup::remove(&cgroups.made);
+                return Err(e);
+            }
+        };
+        let job = Job {
+            init: started.init.pidfd.as_raw_fd(),
+            console: started.console.as_raw_fd(),
+            slave: started.slave.as_raw_fd(),
+            notify: started.notify.as_raw_fd(),
+            ..self.job(name)
+        };
+        Ok((job, vec![started.init.pidfd, started.console, started.slave, started.notify]))
+    }
+
+    fn take_over(
+        &self,
+        name: &Name,
+        mut state: State,
+        init: OwnedFd,
+    ) -> Result<(Job, Vec<OwnedFd>)> {
+        if state.supervisor.open().is_some() {
+            return Err(Error::new(
+                Kind::State,
+                format!("{name} runs already, with its supervisor"),
+            ));
+        }
+        state.supervisor = Process::now(process::own_pid())
+            .ok_or_else(|| Error::failed("cannot find this process in /proc"))?;
+        if let Some(dir) = state.cgroup.parent() {
+            let _ = cgroup::put(&dir.join("supervisor"), process::own_pid());
+        }
+        state.save(&self.layout, name)?;
+        let job = Job { init: init.as_raw_fd(), ..self.job(name) };
+        Ok((job, vec![init]))
+    }
+
+    fn job(&self, name: &Name) -> Job {
+        Job {
+            root: self.layout.root().to_path_buf(),
+            name: name.to_string(),
+            run: self.layout.run_of(name),
+            log: self.layout.console_log(name),
+            init: -1,
+            console: -1,
+            slave: -1,
+            notify: -1,
+        }
+    }
+
+    /// What is left to do when the init has ended: clean up, and start again after a reboot.
+    pub fn ended(&self, name: &Name, rebooted: bool) -> Result<()> {
+        let mine = State::load(&self.layout, name)
+            .filter(|s| s.supervisor.pid == process::own_pid())
+            .inspect(|s| leave(&s.cgroups));
+        let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        // Whoever stopped it has cleaned up, and wants no other start.
+        if mine.is_none() || State::load(&self.layout, name) != mine {
+            return Ok(());
+        }
+        self.clean_up(name);
+        drop(lock);
+        if !rebooted {
+            return Ok(());
+        }
+        let args: [OsString; 5] = [
+            "coloc".into(),
+            "--root".into(),
+            self.layout.root().into(),
+            "supervise".into(),
+            name.as_str().into(),
+        ];
+        Err(monitor::exec_self(&args))
+    }
+
+    /// Removes what is left in /run and the cgroups of a container that does not run. The
+    /// caller holds its lock.
+    pub(super) fn clean_up(&self, name: &Name) {
+        if let Some(state) = State::load(&self.layout, name) {
+            let _ = cgroup::kill(&state.cgroup);
+            cgroup::remove(&state.cgroups);
+        }
+        State::forget(&self.layout, name);
+        for file in [monitor::BOOTED, "console.sock", FAILED] {
+            let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
+        }
+    }
+
+    /// The steps of a start of `record`'s container, and the kind of its init. Writes the
+    /// spec that they come from beside the record.
+    pub fn plan(&self, record: &Record) -> Result<(Plan, InitKind)> {
+        let settings = self.settings(record)?;
+        let tree = self.layout.generation(&record.base, record.generation).join("tree");
+        if !tree.join("usr").is_dir() {
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("generation {} of base {} is missing", record.generation, record.base),
+            )
+            .hint(format!("look for it in {}", tree.display())));
+        }
+        let kind = init_kind(&tree, settings)?;
+        let place = Place {
+            private: &self.layout.private(&record.name),
+            usr: &tree.join("usr"),
+            cgroup: &format!("/{}/{}/payload", self.layout.id(), record.name),
+            init_kind: kind.word(),
+        };
+        let spec = derive(record, settings, &place)?;
+        let config = self.layout.container(&record.name).join("config.json");
+        atomic::write_json(&config, &spec, 0o600)?;
+        Ok((plan(&spec, &host_facts(settings))?, kind))
+    }
+
+    /// The settings that a container runs with.
+    pub fn settings(&self, record: &Record) -> Result<Settings> {
+        Profile::load(&self.layout, &record.profile)?.settings(&record.overrides)
+    }
+}
+
+fn host_facts(settings: Settings) -> HostFacts {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    HostFacts {
+        os_release: read("/etc/os-release"),
+        resolv_conf: match settings.network {
+            Network::Host => read("/etc/resolv.conf"),
+            Network::Private => String::new(),
+        },
+    }
+}
+
+/// The init that the base's `/sbin/init` leads to, links followed within the base.
+fn init_kind(tree: &std::path::Path, settings: Settings) -> Result<InitKind> {
+    if settings.init == InitChoice::Builtin {
+        return Ok(InitKind::Builtin);
+    }
+    let root = open_dir(tree)?;
+    let found = open_in(&root, "sbin/init", Links::InRoot, rustix::fs::OFlags::PATH, 0);
+    let Ok(found) = found else {
+        return Err(Error::new(Kind::State, "the base has no init: no /sbin/init is in it")
+            .hint("create the container with --init builtin, or put systemd-sysv in the base"));
+    };
+    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", found.as_raw_fd()), Vec::new())
+        .named(|| "readlink(/proc/self/fd)".into())?;
+    let path = path.to_string_lossy();
+    Ok(InitKind::of_program(path.rsplit('/').next().unwrap_or("")))
+}
+
+/// The word for the init that a stopped container will have; None if its base has none.
+pub(super) fn init_word(layout: &Layout, record: &Record, settings: Settings) -> Option<String> {
+    let tree = layout.generation(&record.base, record.generation).join("tree");
+    init_kind(&tree, settings).ok().map(|kind| kind.word().to_string())
+}
+
+/// Moves this process out of the cgroups of a container that has ended, where that is ours to
+/// do: in a unit of systemd's it is not, nor needed.
+fn leave(made: &[std::path::PathBuf]) {
+    let in_store = made.iter().any(|dir| dir.ends_with("supervisor"));
+    if let (true, Ok(hierarchies)) = (in_store, cgroup::host()) {
+        let _ = cgroup::put(&hierarchies.v2, process::own_pid());
+    }
+}
+
+/// Tells the `coloc start` that waits at the other end of our standard output, and lets go of
+/// it and of the caller's streams.
+fn report_to_pipe() -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    let _ = out.write_all(b"ok\n").and_then(|()| out.flush());
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    use std::os::fd::AsFd;
+    Ok(crate::sys::tty::take_stdio([null.as_fd(); 3])?)
+}
+
+/// Leaves word of a failed start for the `coloc start` that asked for it.
+pub fn report_failure(layout: &Layout, name: &Name, error: &Error) {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        let _ = std::fs::create_dir_all(layout.run_of(name));
+        let _ = atomic::write_json(&layout.run_of(name).join(FAILED), error, 0o600);
+    } else if let Ok(text) = serde_json::to_string(error) {
+        println!("{text}");
+    }
+}

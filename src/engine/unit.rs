@@ -1,0 +1,116 @@
+//! systemd on the host: containers as units.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::{Layout, Name};
+
+/// Whether the host runs systemd (sd_booted(3)).
+pub fn booted() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// The unit of a container: `coloc@NAME.service`, or one of its own store.
+pub fn name(layout: &Layout, container: &Name) -> String {
+    format!("{}@{container}.service", layout.id())
+}
+
+fn systemctl(args: &[&str]) -> Result<std::process::Output> {
+    Command::new("systemctl")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .context(|| "cannot run systemctl")
+}
+
+fn done(out: std::process::Output, what: &str) -> Result<()> {
+    if out.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&out.stderr);
+    let line = text.lines().next().unwrap_or("it failed without a word").to_string();
+    Err(Error::failed(format!("{what}: {line}")))
+}
+
+/// Whether the unit template that comes with coloc is installed.
+fn template_installed() -> bool {
+    ["/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"]
+        .iter()
+        .any(|dir| Path::new(dir).join("systemd/system/coloc@.service").exists())
+}
+
+/// Starts a container's unit and returns when its init runs, or says that it does not.
+pub fn start(layout: &Layout, container: &Name) -> Result<()> {
+    let unit = name(layout, container);
+    // Of an earlier start that failed, which systemd would hold against this one.
+    let _ = systemctl(&["reset-failed", &unit]);
+    if layout.is_default() && template_installed() {
+        return done(systemctl(&["start", &unit])?, &format!("cannot start {unit}"));
+    }
+    // Another store, or a coloc that was not installed: the same unit, for this once.
+    let exe = std::env::current_exe().context(|| "cannot tell where coloc is")?;
+    let out = Command::new("systemd-run")
+        .args(["--quiet", "--collect", "--service-type=notify", "--slice=coloc.slice"])
+        .arg(format!("--unit={unit}"))
+        .args(["-p", "Delegate=yes", "-p", "KillMode=process", "-p", "TasksMax=infinity"])
+        .arg(&exe)
+        .arg("--root")
+        .arg(layout.root())
+        .args(["supervise", container.as_str()])
+        .stdin(Stdio::null())
+        .output()
+        .context(|| "cannot run systemd-run")?;
+    done(out, &format!("cannot start {unit}"))
+}
+
+/// Waits until the unit of a container that has ended is inactive, so that the next start of it
+/// is one. Does nothing when called from within the unit, by its own `ExecStop=`.
+pub fn settle(layout: &Layout, container: &Name) {
+    let unit = name(layout, container);
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if booted() && !own.contains(&unit) {
+        let _ = systemctl(&["stop", &unit]);
+    }
+}
+
+/// Has a container started at boot, or not any more.
+pub fn enable(layout: &Layout, container: &Name, on: bool) -> Result<()> {
+    if !booted() {
+        return Err(Error::new(Kind::Unsupported, "this host does not run systemd")
+            .hint("have your init run at boot: coloc start --all"));
+    }
+    if !layout.is_default() || !template_installed() {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "only containers of the host's store start at boot",
+        )
+        .hint("install coloc with scripts/install, and leave --root away"));
+    }
+    let verb = if on { "enable" } else { "disable" };
+    let unit = name(layout, container);
+    done(systemctl(&["--quiet", verb, &unit])?, &format!("cannot {verb} {unit}"))
+}
+
+/// Forgets that a container, which is deleted, was to start at boot.
+pub fn forget(layout: &Layout, container: &Name) {
+    let link = format!("/etc/systemd/system/multi-user.target.wants/{}", name(layout, container));
+    if std::fs::symlink_metadata(link).is_ok() {
+        let _ = enable(layout, container, false);
+    }
+}
+
+/// Tells systemd, if it started this process as a unit, that it is ready (sd_notify(3)).
+pub fn ready() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        let _ = socket.send_to_addr(b"READY=1", &address);
+    }
+}

@@ -1,0 +1,15 @@
+//! coloc: long-lived system containers on one shared, read-only base.
+//!
+//! Modules and their arrows are drawn in docs/architecture.md, and `tests/architecture.rs`
+//! checks them.
+
+pub mod base;
+pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod profile;
+pub mod runtime;
+pub mod status;
+pub mod store;
+pub mod sys;
+pub mod tree;

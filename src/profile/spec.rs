@@ -1,0 +1,244 @@
+//! From settings to an OCI runtime spec (<https://github.com/opencontainers/runtime-spec>):
+//! the contract between profiles and the runtime, kept as `config.json` beside the record.
+
+use std::path::Path;
+
+use oci_spec::runtime::{
+    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceBuilder,
+    LinuxDeviceType, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
+    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+};
+
+use super::{Network, Settings};
+use crate::error::{Error, Result};
+use crate::store::Record;
+use crate::store::annotation::{INIT_KIND, MACHINE_ID};
+
+/// What the derivation needs to know beside the record.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The private tree on the host.
+    pub private: &'a Path,
+    /// The generation's `usr` on the host.
+    pub usr: &'a Path,
+    /// The cgroup that the container is to be in, as in /proc/PID/cgroup.
+    pub cgroup: &'a str,
+    /// The init's kind, such as `systemd`.
+    pub init_kind: &'a str,
+}
+
+/// Capabilities that no container has, because they reach past it: modules, hardware, clocks,
+/// the kernel's log, audit and security policy.
+const WITHOUT: [Capability; 14] = [
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysTime,
+    Capability::MacAdmin,
+    Capability::MacOverride,
+    Capability::AuditControl,
+    Capability::AuditRead,
+    Capability::AuditWrite,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+const ALL: [Capability; 41] = {
+    use Capability as C;
+    [
+        C::AuditControl,
+        C::AuditRead,
+        C::AuditWrite,
+        C::BlockSuspend,
+        C::Bpf,
+        C::CheckpointRestore,
+        C::Chown,
+        C::DacOverride,
+        C::DacReadSearch,
+        C::Fowner,
+        C::Fsetid,
+        C::IpcLock,
+        C::IpcOwner,
+        C::Kill,
+        C::Lease,
+        C::LinuxImmutable,
+        C::MacAdmin,
+        C::MacOverride,
+        C::Mknod,
+        C::NetAdmin,
+        C::NetBindService,
+        C::NetBroadcast,
+        C::NetRaw,
+        C::Perfmon,
+        C::Setgid,
+        C::Setfcap,
+        C::Setpcap,
+        C::Setuid,
+        C::SysAdmin,
+        C::SysBoot,
+        C::SysChroot,
+        C::SysModule,
+        C::SysNice,
+        C::SysPacct,
+        C::SysPtrace,
+        C::SysRawio,
+        C::SysResource,
+        C::SysTime,
+        C::SysTtyConfig,
+        C::Syslog,
+        C::WakeAlarm,
+    ]
+};
+
+/// The device nodes of a container: name, major and minor (Linux, admin-guide/devices).
+pub const DEVICES: [(&str, i64, i64); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// The whole spec of one container.
+pub fn derive(record: &Record, settings: Settings, place: &Place<'_>) -> Result<Spec> {
+    derive_inner(record, settings, place)
+        .map_err(|e| Error::failed(format!("cannot make the spec of {}: {e}", record.name)))
+}
+
+fn derive_inner(
+    record: &Record,
+    settings: Settings,
+    place: &Place<'_>,
+) -> std::result::Result<Spec, oci_spec::OciSpecError> {
+    let map = LinuxIdMappingBuilder::default()
+        .host_id(record.ids.start)
+        .container_id(0u32)
+        .size(record.ids.count)
+        .build()?;
+    let linux = LinuxBuilder::default()
+        .uid_mappings(vec![map])
+        .gid_mappings(vec![map])
+        .namespaces(namespaces(settings.network)?)
+        .cgroups_path(place.cgroup)
+        .devices(devices()?)
+        .readonly_paths(vec!["/proc/sys".to_string()])
+        .masked_paths(Vec::<String>::new())
+        .build()?;
+    let mut bounding: Capabilities = ALL.into_iter().filter(|c| !WITHOUT.contains(c)).collect();
+    if settings.network == Network::Host {
+        // It would be power over the host's own network.
+        bounding.remove(&Capability::NetAdmin);
+    }
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(bounding.clone())
+        .permitted(bounding.clone())
+        .effective(bounding)
+        .inheritable(Capabilities::new())
+        .ambient(Capabilities::new())
+        .build()?;
+    let args = match place.init_kind {
+        "builtin" => vec!["coloc-init".to_string()],
+        _ => vec!["/sbin/init".to_string()],
+    };
+    let process = ProcessBuilder::default()
+        .terminal(true)
+        .cwd("/")
+        .args(args)
+        .env(environment(&record.machine_id))
+        .capabilities(capabilities)
+        .no_new_privileges(false)
+        .build()?;
+    SpecBuilder::default()
+        .version("1.2.0")
+        .hostname(record.name.as_str())
+        .root(RootBuilder::default().path(place.private).readonly(false).build()?)
+        .mounts(mounts(place.usr, settings.network)?)
+        .process(process)
+        .linux(linux)
+        .annotations(std::collections::HashMap::from([
+            (INIT_KIND.to_string(), place.init_kind.to_string()),
+            (MACHINE_ID.to_string(), record.machine_id.clone()),
+        ]))
+        .build()
+}
+
+fn environment(machine_id: &str) -> Vec<String> {
+    let mut uuid = machine_id.to_string();
+    for at in [20, 16, 12, 8] {
+        if uuid.len() >= at {
+            uuid.insert(at, '-');
+        }
+    }
+    vec![
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+        "TERM=linux".into(),
+        // What systemd looks for (its "Container Interface").
+        "container=coloc".into(),
+        format!("container_uuid={uuid}"),
+        "NOTIFY_SOCKET=/run/host/notify".into(),
+    ]
+}
+
+type Specs<T> = std::result::Result<T, oci_spec::OciSpecError>;
+
+fn namespaces(network: Network) -> Specs<Vec<oci_spec::runtime::LinuxNamespace>> {
+    use LinuxNamespaceType as T;
+    let mut kinds = vec![T::User, T::Mount, T::Pid, T::Uts, T::Ipc, T::Cgroup];
+    if network == Network::Private {
+        kinds.push(T::Network);
+    }
+    kinds.into_iter().map(|k| LinuxNamespaceBuilder::default().typ(k).build()).collect()
+}
+
+fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
+    let device = |(name, major, minor): (&str, i64, i64)| {
+        LinuxDeviceBuilder::default()
+            .path(format!("/dev/{name}"))
+            .typ(LinuxDeviceType::C)
+            .major(major)
+            .minor(minor)
+            .build()
+    };
+    DEVICES.into_iter().map(device).collect()
+}
+
+fn mounts(usr: &Path, network: Network) -> Specs<Vec<Mount>> {
+    let mount = |at: &str, kind: &str, source: &Path, options: &[&str]| {
+        MountBuilder::default()
+            .destination(at)
+            .typ(kind)
+            .source(source)
+            .options(options.iter().map(|o| o.to_string()).collect::<Vec<_>>())
+            .build()
+    };
+    let none = Path::new("none");
+    let sys = match network {
+        Network::Private => mount("/sys", "sysfs", none, &["ro", "nosuid", "nodev", "noexec"]),
+        // A new sysfs shows the network of whoever mounts it, and the host's is not ours.
+        Network::Host => {
+            let options = ["bind", "ro", "nosuid", "nodev", "noexec"];
+            mount("/sys", "bind", Path::new("/sys"), &options)
+        }
+    };
+    Ok(vec![
+        mount("/proc", "proc", none, &["nosuid", "nodev", "noexec"])?,
+        sys?,
+        mount("/usr", "bind", usr, &["bind", "ro", "nodev", "idmap"])?,
+        mount("/dev", "tmpfs", none, &["nosuid", "noexec", "mode=755", "size=256k"])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            none,
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
+        mount("/dev/shm", "tmpfs", none, &["nosuid", "nodev", "mode=1777", "size=25%"])?,
+        mount("/dev/mqueue", "mqueue", none, &["nosuid", "nodev", "noexec"])?,
+        mount("/run", "tmpfs", none, &["nosuid", "nodev", "mode=755", "size=10%"])?,
+        mount("/run/host", "tmpfs", none, &["nosuid", "nodev", "mode=755", "size=64k"])?,
+        mount("/sys/fs/cgroup", "cgroup2", none, &["nosuid", "nodev", "noexec"])?,
+    ])
+}

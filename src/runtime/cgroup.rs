@@ -1,0 +1,276 @@
+//! The cgroups of a container, on a v2 host, a hybrid one, under systemd and without it.
+//!
+//! ```text
+//! <unit or coloc/NAME>/            limits and accounting of the whole
+//!   supervisor/                    the supervisor, whose cost is the container's too
+//!   payload/                       delegated: the root of the container's cgroup namespace
+//!     .coloc/                      where what enters begins, as a leaf must
+//! ```
+//!
+//! On a hybrid host each v1 hierarchy gets one directory, `coloc/NAME`, for accounting.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::path::open_dir;
+
+/// The host's hierarchies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hierarchies {
+    /// Where cgroup2 is mounted.
+    pub v2: PathBuf,
+    /// Where v1 controllers are mounted, with what they control.
+    pub v1: Vec<(PathBuf, String)>,
+}
+
+/// Finds the hierarchies in the text of /proc/self/mountinfo (proc(5)).
+pub fn parse(mountinfo: &str) -> Option<Hierarchies> {
+    let mut found = Hierarchies::default();
+    for line in mountinfo.lines() {
+        let (left, right) = line.split_once(" - ")?;
+        let at = PathBuf::from(left.split(' ').nth(4)?);
+        let mut kind = right.split(' ');
+        match kind.next() {
+            Some("cgroup2") if found.v2.as_os_str().is_empty() => found.v2 = at,
+            Some("cgroup") => found.v1.push((at, kind.nth(1).unwrap_or("").to_string())),
+            _ => {}
+        }
+    }
+    (!found.v2.as_os_str().is_empty()).then_some(found)
+}
+
+/// The hierarchies of this host.
+pub fn host() -> Result<Hierarchies> {
+    let path = "/proc/self/mountinfo";
+    let text = std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
+    parse(&text).ok_or_else(|| {
+        Error::new(Kind::Unsupported, "this host has no cgroup v2 hierarchy").hint(
+            "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    })
+}
+
+/// The cgroups that were made for one start.
+#[derive(Debug)]
+pub struct Cgroups {
+    /// The v2 one that the container sees as its root.
+    pub payload: PathBuf,
+    /// The v1 ones.
+    pub v1: Vec<PathBuf>,
+    /// All directories made, children before parents.
+    pub made: Vec<PathBuf>,
+}
+
+/// The cgroup of the systemd unit that this process is the main one of, if it is.
+fn own_unit(hierarchies: &Hierarchies) -> Option<PathBuf> {
+    std::env::var_os("INVOCATION_ID")?;
+    std::env::var_os("NOTIFY_SOCKET")?;
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = text.lines().find_map(|l| l.strip_prefix("0::/"))?;
+    // After a reboot from inside this process is in the leaf that it made before.
+    let own = own.strip_suffix("/supervisor").unwrap_or(own);
+    own.ends_with(".service").then(|| hierarchies.v2.join(own))
+}
+
+/// Makes the cgroups of the container `name` of the store `store`, moves this process into
+/// its `supervisor`, and gives the payload to `root_id`, the container's root.
+pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
+    let hierarchies = host()?;
+    let unit = own_unit(&hierarchies);
+    let base = match &unit {
+        Some(unit) => unit.clone(),
+        None => hierarchies.v2.join(store).join(name),
+    };
+    let (supervisor, payload) = (base.join("supervisor"), base.join("payload"));
+    make(&supervisor)?;
+    put(&supervisor, std::process::id() as i32)?;
+    if unit.is_none() {
+        // From the top, as a controller must be passed on at each level.
+        enable(&hierarchies.v2);
+        enable(&hierarchies.v2.join(store));
+    }
+    enable(&base);
+    // A member's root may nest cgroups, but not without end: each costs kernel memory.
+    let _ = set(&base, "cgroup.max.depth", "32");
+    let _ = set(&base, "cgroup.max.descendants", "4096");
+    make(&payload)?;
+    delegate(&payload, root_id)?;
+    let mut made = vec![payload.clone(), supervisor];
+    if unit.is_none() {
+        made.push(base);
+    }
+    let mut v1 = Vec::new();
+    for (mount, options) in &hierarchies.v1 {
+        let dir = mount.join(store).join(name);
+        make(&dir)?;
+        if options.split(',').any(|o| o == "cpuset") {
+            inherit_cpuset(mount, &dir)?;
+        }
+        v1.push(dir.clone());
+        made.push(dir);
+    }
+    Ok(Cgroups { payload, v1, made })
+}
+
+fn make(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).context(|| format!("cannot make cgroup {}", dir.display()))
+}
+
+// The files of cgroupfs are commands to the kernel, not state: they are not written atomically.
+fn set(dir: &Path, file: &str, text: &str) -> Result<()> {
+    use std::io::Write;
+    let path = dir.join(file);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut f| f.write_all(text.as_bytes()))
+        .context(|| format!("cannot write {text:?} to {}", path.display()))
+}
+
+/// Puts a process into a cgroup.
+pub fn put(dir: &Path, pid: i32) -> Result<()> {
+    set(dir, "cgroup.procs", &pid.to_string())
+}
+
+/// Passes on every controller that there is; one that cannot be is left out.
+fn enable(dir: &Path) {
+    let have = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    for controller in have.split_whitespace() {
+        let _ = set(dir, "cgroup.subtree_control", &format!("+{controller}"));
+    }
+}
+
+/// What a delegate may write is in the kernel's cgroup-v2 document, "Delegation".
+fn delegate(dir: &Path, root_id: u32) -> Result<()> {
+    for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+        let path = if file.is_empty() { dir.to_path_buf() } else { dir.join(file) };
+        std::os::unix::fs::chown(&path, Some(root_id), Some(root_id))
+            .context(|| format!("cannot give {} to the container", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A v1 cpuset takes no process before it has cpus and memory nodes.
+fn inherit_cpuset(mount: &Path, dir: &Path) -> Result<()> {
+    let mut chain: Vec<&Path> = dir.ancestors().take_while(|p| *p != mount).collect();
+    chain.reverse();
+    for level in chain {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let own = std::fs::read_to_string(level.join(file)).unwrap_or_default();
+            if own.trim().is_empty() {
+                let above = level.parent().unwrap_or(mount).join(file);
+                let text = std::fs::read_to_string(&above)
+                    .context(|| format!("cannot read {}", above.display()))?;
+                set(level, file, text.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens the leaf where what enters a container begins, made if it is missing: beside the
+/// cgroups of its systemd, as one that has children can hold no process.
+pub fn entrance(payload: &Path) -> Result<OwnedFd> {
+    let dir = payload.join(".coloc");
+    make(&dir)?;
+    Ok(open_dir(&dir)?)
+}
+
+/// Kills every process in the cgroup and below it.
+pub fn kill(payload: &Path) -> Result<()> {
+    match set(payload, "cgroup.kill", "1") {
+        Err(_) if !payload.exists() => Ok(()),
+        other => other,
+    }
+}
+
+fn events(payload: &Path, key: &str) -> Option<bool> {
+    let text = std::fs::read_to_string(payload.join("cgroup.events")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    Some(line.trim() == "1")
+}
+
+/// Whether any process is in the cgroup or below it.
+pub fn populated(payload: &Path) -> bool {
+    events(payload, "populated ").unwrap_or(false)
+}
+
+/// Whether the cgroup is frozen.
+pub fn frozen(payload: &Path) -> bool {
+    std::fs::read_to_string(payload.join("cgroup.freeze")).is_ok_and(|t| t.trim() == "1")
+}
+
+/// Stops every process in the cgroup, or lets them go on; returns when it is so.
+pub fn freeze(payload: &Path, freeze: bool) -> Result<()> {
+    set(payload, "cgroup.freeze", if freeze { "1" } else { "0" })?;
+    for _ in 0..500 {
+        if events(payload, "frozen ") == Some(freeze) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // A process deep in the kernel can hold out, on a dead network disk for one.
+    let undo = if freeze { "0" } else { "1" };
+    let _ = set(payload, "cgroup.freeze", undo);
+    Err(Error::failed("some of its processes do not stop").hint("try again in a while"))
+}
+
+/// Removes the directories that were made for a container that has ended, with whatever
+/// cgroups were made inside.
+pub fn remove(made: &[PathBuf]) {
+    for dir in made {
+        for _ in 0..50 {
+            remove_below(dir);
+            match std::fs::remove_dir(dir) {
+                // A process that was just killed is counted until its parent has noticed.
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+fn remove_below(dir: &Path) {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_path_buf()];
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(&next).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                found.push(entry.path());
+                todo.push(entry.path());
+            }
+        }
+    }
+    for dir in found.iter().rev() {
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
+/// Use of the container now: processes, and bytes of memory.
+pub fn usage(payload: &Path, made: &[PathBuf]) -> (Option<u64>, Option<u64>) {
+    let number = |path: PathBuf| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    let v1 = |file: &str| made.iter().find_map(|dir| number(dir.join(file)));
+    let pids = number(payload.join("pids.current")).or_else(|| v1("pids.current"));
+    let memory = number(payload.join("memory.current")).or_else(|| v1("memory.usage_in_bytes"));
+    (pids, memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_and_pure_hosts_are_told_apart() {
+        let hybrid = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      31 25 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 none rw\n";
+        let found = parse(hybrid).unwrap();
+        assert_eq!(found.v2, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(found.v1, [("/sys/fs/cgroup/memory".into(), "rw,memory".into())]);
+        let pure = "31 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert!(parse(pure).unwrap().v1.is_empty());
+        assert!(parse("1 2 0:1 / / rw - ext4 /dev/vda rw\n").is_none());
+    }
+}

@@ -1,0 +1,243 @@
+//! The container's first process, from its birth to the init that it becomes.
+//!
+//! Up to `EnterRoot` the host's mounts are in sight and nothing of the private tree is opened by
+//! a path. After it the process is rooted in the private tree with no power over anything
+//! outside, so that whatever its member put there can lead nowhere.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::plan::{Plan, Step};
+use super::protocol::{Channel, Message};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::mount::{self, Attr};
+use crate::sys::path::{Links, open_dir, open_in};
+use crate::sys::{self, Named, tty};
+
+/// The child's whole life; the exit code of it, if it does not become init.
+pub fn run(plan: &Plan, mut channel: Channel) -> i32 {
+    match build(plan, &mut channel) {
+        Ok(never) => match never {},
+        Err(e) => {
+            channel.fail(&e);
+            1
+        }
+    }
+}
+
+/// What the child holds between steps.
+#[derive(Default)]
+struct Hands {
+    mounts: BTreeMap<PathBuf, OwnedFd>,
+    console: Option<tty::Pty>,
+    notify: Option<OwnedFd>,
+}
+
+fn build(plan: &Plan, channel: &mut Channel) -> Result<std::convert::Infallible> {
+    channel.hear(Message::Mapped)?;
+    sys::process::hide()?;
+    sys::process::become_root()?;
+    // Only now, in all its cgroups, so that each path of it is `/` inside.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+        .named(|| "unshare(CLONE_NEWCGROUP)".into())?;
+    channel.say(Message::Ready, &[])?;
+    let fds = channel.hear(Message::Mounts)?;
+    let mut hands = Hands::default();
+    hands.mounts.extend(plan.handed.iter().map(|h| h.target().to_path_buf()).zip(fds));
+
+    let Some((Step::Init { kind, args, env }, steps)) = plan.steps.split_last() else {
+        return Err(Error::failed("the plan does not end in an init"));
+    };
+    for step in steps {
+        carry_out(step, &mut hands).context(|| format!("cannot {step}"))?;
+    }
+    let (Some(console), Some(notify)) = (hands.console.take(), hands.notify.take()) else {
+        return Err(Error::failed("the plan makes no console"));
+    };
+    let fds = [console.master.as_fd(), console.slave.as_fd(), notify.as_fd()];
+    channel.say(Message::Built, &fds)?;
+    drop((console.master, notify, hands));
+    channel.hear(Message::Go)?;
+    become_init(kind, args, env, &console.slave)
+}
+
+fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
+    match step {
+        Step::Make { target, kind, options, attr } => {
+            let options: Vec<(&str, &str)> =
+                options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            hands.mounts.insert(target.clone(), mount::make(kind, &options, *attr)?);
+        }
+        Step::EnterRoot => enter_root(hands)?,
+        Step::Attach { target } => {
+            let made = take(hands, target)?;
+            mount::attach(&made, directory(target)?)?;
+        }
+        Step::ProveLocked { target } => prove_locked(target)?,
+        Step::Device { target } => {
+            let node = take(hands, target)?;
+            mount::attach(&node, empty_file(target)?)?;
+        }
+        Step::Link { at, to } => rustix::fs::symlink(to, at).named(|| "symlink".into())?,
+        Step::Write { at, text } => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let file = open_in(root()?, at, Links::Refuse, flags, 0o644)?;
+            std::io::Write::write_all(&mut std::fs::File::from(file), text.as_bytes())?;
+        }
+        Step::Directory { at } => {
+            rustix::fs::mkdir(at, Mode::from_raw_mode(0o755)).named(|| "mkdir".into())?;
+        }
+        Step::ReadOnly { at, except } => read_only(at, except.as_deref())?,
+        Step::Console => console(hands)?,
+        Step::Seal { at } => mount::set(look_up(at, OFlags::DIRECTORY)?, Attr::RDONLY)?,
+        Step::HostName(name) => nix::unistd::sethostname(name).named(|| "sethostname".into())?,
+        Step::Loopback => sys::net::loopback_up()?,
+        Step::Bound(keep) => bound(keep)?,
+        Step::Init { .. } => return Err(Error::failed("init comes last")),
+    }
+    Ok(())
+}
+
+fn take(hands: &mut Hands, target: &Path) -> Result<OwnedFd> {
+    hands.mounts.remove(target).ok_or_else(|| Error::failed("nothing was made for it"))
+}
+
+/// The container's root, after [`enter_root`].
+fn root() -> Result<OwnedFd> {
+    Ok(open_dir("/")?)
+}
+
+fn look_up(path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    Ok(open_in(root()?, path, Links::Refuse, OFlags::PATH | flags, 0)?)
+}
+
+/// A directory to mount on; made if it is missing. A link in its place is refused: mounting
+/// where it leads would put a file system over something that the member did not see coming.
+fn directory(path: &Path) -> Result<OwnedFd> {
+    match look_up(path, OFlags::DIRECTORY) {
+        Ok(fd) => return Ok(fd),
+        Err(_) if std::fs::symlink_metadata(path).is_err() => {
+            let mode = Mode::from_raw_mode(0o755);
+            rustix::fs::mkdir(path, mode).named(|| format!("mkdir({path:?})"))?;
+        }
+        Err(_) => {
+            return Err(Error::new(
+                Kind::State,
+                format!("{} in the private tree is not a directory", path.display()),
+            )
+            .hint("move it out of the way, and start again"));
+        }
+    }
+    look_up(path, OFlags::DIRECTORY)
+}
+
+fn empty_file(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    drop(open_in(root()?, path, Links::Refuse, flags, 0o644)?);
+    look_up(path, OFlags::empty())
+}
+
+/// /proc is a directory on every host, open to all, and no longer needed as such.
+fn enter_root(hands: &mut Hands) -> Result<()> {
+    let tree = take(hands, Path::new("/"))?;
+    mount::attach(&tree, open_dir("/proc")?)?;
+    mount::pivot(&tree)?;
+    Ok(())
+}
+
+/// With all the power that root has in here, `/usr` must stay read-only.
+fn prove_locked(target: &Path) -> Result<()> {
+    let usr = look_up(target, OFlags::DIRECTORY)?;
+    match mount::clear(&usr, Attr::RDONLY) {
+        Err(e) if e.errno() == libc::EPERM => {}
+        Err(e) => return Err(e.into()),
+        Ok(()) => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "root inside could write to the shared base",
+            )
+            .hint("this kernel does not lock mount flags; coloc will not run on it"));
+        }
+    }
+    if mount::look(&usr)?.attr.has(Attr::RDONLY) {
+        return Ok(());
+    }
+    Err(Error::failed("the shared base is not mounted read-only"))
+}
+
+fn read_only(at: &Path, except: Option<&Path>) -> Result<()> {
+    let open = except.map(|path| -> Result<_> {
+        Ok((path, mount::clone_at(look_up(path, OFlags::DIRECTORY)?)?))
+    });
+    let open = open.transpose()?;
+    let copy = mount::clone_at(look_up(at, OFlags::DIRECTORY)?)?;
+    mount::set(&copy, Attr::RDONLY)?;
+    mount::attach(&copy, look_up(at, OFlags::DIRECTORY)?)?;
+    if let Some((path, copy)) = open {
+        mount::attach(&copy, look_up(path, OFlags::DIRECTORY)?)?;
+    }
+    Ok(())
+}
+
+/// The console is a pty of the container's own devpts, its slave bound to /dev/console.
+fn console(hands: &mut Hands) -> Result<()> {
+    let pty = tty::open_pty(root()?)?;
+    let slave = PathBuf::from(format!("/dev/pts/{}", tty::pty_number(&pty.master)?));
+    let node = mount::clone_at(look_up(&slave, OFlags::empty())?)?;
+    mount::attach(&node, empty_file(Path::new("/dev/console"))?)?;
+    let socket = std::os::unix::net::UnixDatagram::bind("/run/host/notify")
+        .context(|| "cannot bind /run/host/notify")?;
+    hands.notify = Some(socket.into());
+    hands.console = Some(pty);
+    Ok(())
+}
+
+/// Drops from the bounding set what is not in `keep`: names without the `CAP_`.
+pub fn bound(keep: &[String]) -> Result<()> {
+    for cap in caps::runtime::procfs_all_supported(None)
+        .map_err(|e| Error::failed(format!("cannot tell the kernel's capabilities: {e}")))?
+    {
+        let name = cap.to_string();
+        let bare = name.trim_start_matches("CAP_");
+        if keep.iter().all(|k| k.trim_start_matches("CAP_") != bare) {
+            caps::drop(None, caps::CapSet::Bounding, cap)
+                .map_err(|e| Error::failed(format!("cannot drop {name}: {e}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn become_init(
+    kind: &str,
+    args: &[String],
+    env: &[String],
+    console: &OwnedFd,
+) -> Result<std::convert::Infallible> {
+    rustix::process::setsid().named(|| "setsid".into())?;
+    tty::take_stdio([console.as_fd(); 3])?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::process::close_others_on_exec()?;
+    sys::process::unblock_signals()?;
+    if kind == "builtin" {
+        super::init::run();
+    }
+    let args = c_strings(args)?;
+    let env = c_strings(env)?;
+    let program = args.first().ok_or_else(|| Error::failed("init has no program"))?.clone();
+    let e = sys::process::exec(&program, &args, &env);
+    Err(Error::from(e).context(format!("cannot run {}", program.to_string_lossy())))
+}
+
+/// Strings as exec takes them; a NUL inside is an error.
+pub fn c_strings(list: &[String]) -> Result<Vec<CString>> {
+    list.iter()
+        .map(|s| {
+            CString::new(s.as_str())
+                .map_err(|_| Error::new(Kind::Usage, format!("{s:?} holds a NUL byte")))
+        })
+        .collect()
+}

@@ -1,0 +1,103 @@
+//! `coloc console`: the caller's terminal on the container's console.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::monitor::socket_path;
+use crate::error::{Error, Kind, Result};
+use crate::sys::{Named, process, tty};
+
+/// The key that leaves the console when it is typed three times: `^]`.
+const LEAVE: u8 = 0x1d;
+
+/// Talks until the caller leaves or the container ends; true when the caller left.
+pub fn attach(run: &Path) -> Result<bool> {
+    let socket = connect(run)?;
+    let _raw = tty::is_terminal(std::io::stdin())
+        .then(|| tty::RawMode::set(std::io::stdin()))
+        .transpose()?;
+    let resized = process::signal_fd(&[libc::SIGWINCH])?;
+    tell_size(&socket);
+    let mut typed = 0;
+    let mut input = Some(std::io::stdin());
+    loop {
+        let (from_socket, from_signal, from_input) = wait_for(&socket, &resized, input.as_ref());
+        if from_socket {
+            let mut buffer = [0; 4096];
+            let n = rustix::io::read(&socket, &mut buffer).unwrap_or(0);
+            if n == 0 {
+                return Ok(false);
+            }
+            let mut out = std::io::stdout();
+            out.write_all(&buffer[..n])?;
+            out.flush()?;
+        }
+        if from_signal && process::next_signal(&resized).is_some() {
+            tell_size(&socket);
+        }
+        if from_input {
+            let mut keys = [0; 1024];
+            let n = std::io::stdin().read(&mut keys)?;
+            if n == 0 {
+                input = None;
+            }
+            for key in &keys[..n] {
+                typed = if *key == LEAVE { typed + 1 } else { 0 };
+                if typed == 3 {
+                    return Ok(true);
+                }
+            }
+            send(&socket, b'd', &keys[..n]);
+        }
+    }
+}
+
+fn wait_for(
+    socket: &OwnedFd,
+    resized: &OwnedFd,
+    input: Option<&std::io::Stdin>,
+) -> (bool, bool, bool) {
+    let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::new(resized, PollFlags::IN)];
+    if let Some(input) = input {
+        fds.push(PollFd::new(input, PollFlags::IN));
+    }
+    let _ = poll(&mut fds, None);
+    let has = |n: usize| fds.get(n).is_some_and(|fd: &PollFd<'_>| !fd.revents().is_empty());
+    (has(0), has(1), has(2))
+}
+
+fn connect(run: &Path) -> Result<OwnedFd> {
+    let (_dir, path) = socket_path(run)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .named(|| "socket(AF_UNIX, SOCK_SEQPACKET)".into())?;
+    let address = SocketAddrUnix::new(&path).named(|| format!("address {path:?}"))?;
+    rustix::net::connect(&socket, &address).map_err(|_| {
+        Error::new(Kind::State, "nobody holds its console: the supervisor is gone")
+            .hint("restart the container to have its console back; coloc shell works meanwhile")
+    })?;
+    Ok(socket)
+}
+
+fn send(socket: &OwnedFd, kind: u8, bytes: &[u8]) {
+    let mut message = Vec::with_capacity(bytes.len() + 1);
+    message.push(kind);
+    message.extend_from_slice(bytes);
+    let _ = rustix::net::send(socket.as_fd(), &message, SendFlags::NOSIGNAL);
+}
+
+fn tell_size(socket: &OwnedFd) {
+    if let Some(size) = tty::size(std::io::stdin()) {
+        let [r1, r2] = size.rows.to_le_bytes();
+        let [c1, c2] = size.columns.to_le_bytes();
+        send(socket, b'w', &[r1, r2, c1, c2]);
+    }
+}

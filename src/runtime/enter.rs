@@ -1,0 +1,244 @@
+//! Running a program in a container that runs.
+//!
+//! ```text
+//! coloc ── clone3 into the container's cgroup ──> helper: joins the namespaces, becomes the
+//!   │                                             container's root, opens a pty in its devpts
+//!   │ <───── pidfd, pty master ────────────────── clone3(CLONE_PARENT) ──> the program
+//!   └ relays bytes, waits for the program         ends
+//! ```
+//!
+//! The program is our own child, so its end is known exactly. No descriptor of ours is in it:
+//! its terminal is the container's own, its pipes belong to its user. From the first instruction
+//! in the container's namespaces the helper cannot be traced.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::Mode;
+
+use super::cgroup;
+use super::child::{bound, c_strings};
+use super::relay::{self, Line};
+use crate::error::{Context, Error, Result};
+use crate::store::running::State;
+use crate::sys::process::{self, End};
+use crate::sys::tty::{self, Pty, Size};
+use crate::sys::{Named, clone, fdpass, path};
+
+/// What is to run, all of it the container's: its paths, its ids.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The program's name for execve, and its arguments; searched in PATH without a slash.
+    pub path: String,
+    /// Its arguments, argv[0] first.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<String>,
+    /// Ids inside.
+    pub uid: u32,
+    /// Main group inside.
+    pub gid: u32,
+    /// Other groups inside.
+    pub groups: Vec<u32>,
+    /// Directories to begin in: the first that can be entered, in this order.
+    pub cwd: Vec<String>,
+    /// Who is to own the terminal and the pipes; differs from `uid` for `su`.
+    pub stream_uid: u32,
+    /// Capabilities that stay in the bounding set.
+    pub bounding: Vec<String>,
+    /// First host id of the container.
+    pub ids_start: u32,
+}
+
+/// Exit code for a program that is there and cannot be run.
+const CANNOT_RUN: i32 = 126;
+/// Exit code for a program that is not there.
+const NOT_FOUND: i32 = 127;
+/// Exit code for a failure of coloc's own.
+pub const OWN_FAILURE: i32 = 125;
+
+/// Runs `program` in the container of `state`, whose init `init` refers to, with a pty of size
+/// `terminal`, or with pipes; relays its streams to ours until it ends.
+pub fn run(
+    state: &State,
+    init: &OwnedFd,
+    program: &Program,
+    terminal: Option<Size>,
+) -> Result<End> {
+    let entrance = cgroup::entrance(&state.cgroup)?;
+    let v1: Vec<_> = state.cgroups.iter().filter(|d| !d.starts_with(unified(state))).collect();
+    let (ours, theirs) = fdpass::pair()?;
+    let (mut far, near) = match terminal {
+        Some(_) => (None, None),
+        None => {
+            let (far, near) = pipes(program)?;
+            (Some(far), Some(near))
+        }
+    };
+    let helper = clone::spawn(0, Some(entrance.as_fd()), || {
+        // Until the parent has put us into every cgroup that the program is to be in.
+        if fdpass::receive(&theirs).is_err() {
+            return OWN_FAILURE;
+        }
+        match help(init, program, terminal, far.take(), &theirs) {
+            Ok(()) => 0,
+            Err(e) => {
+                let _ = fdpass::send(&theirs, &serde_json::to_vec(&e).unwrap_or_default(), &[]);
+                OWN_FAILURE
+            }
+        }
+    })
+    .context(|| "cannot enter its cgroup")?;
+    drop((theirs, far.take()));
+    for dir in v1 {
+        cgroup::put(dir, helper.pid)?;
+    }
+    fdpass::send(&ours, b"enter", &[])?;
+    let (bytes, fds) = fdpass::receive(&ours)?;
+    process::wait(helper.pidfd.as_fd())?;
+    let mut fds = fds.into_iter();
+    let Some(pidfd) = fds.next() else {
+        let error = serde_json::from_slice(&bytes);
+        return Err(error.unwrap_or_else(|_| Error::failed("the container ended meanwhile")));
+    };
+    let line = match (fds.next(), near) {
+        (Some(master), _) => Line::Pty(master),
+        (None, Some(near)) => Line::Pipes(near),
+        (None, None) => return Err(Error::failed("the helper handed over no terminal")),
+    };
+    relay::run(line, &pidfd)
+}
+
+/// The v2 mount: what of `state.cgroups` lies there is the payload's own and its parents'.
+fn unified(state: &State) -> &std::path::Path {
+    // payload is <v2>/<store>/<name>/payload or <v2>/…/<unit>/payload; every v1 directory is
+    // outside the payload's parent.
+    state.cgroup.parent().unwrap_or(&state.cgroup)
+}
+
+/// The program's three streams, and our ends of them. A pipe belongs to whoever made it, and
+/// its reader must be able to open /dev/stdin and the like, so ours are given to the user.
+fn pipes(program: &Program) -> Result<([OwnedFd; 3], [OwnedFd; 3])> {
+    let pipe = || -> Result<_> {
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).named(|| "pipe2".into())?;
+        let owner = rustix::fs::Uid::from_raw(program.ids_start + program.stream_uid);
+        for end in [&read, &write] {
+            rustix::fs::fchown(end, Some(owner), None).named(|| "fchown(pipe)".into())?;
+        }
+        Ok((read, write))
+    };
+    let (input, output, errors) = (pipe()?, pipe()?, pipe()?);
+    Ok(([input.0, output.1, errors.1], [input.1, output.0, errors.0]))
+}
+
+/// The helper's life, in a process of its own.
+fn help(
+    init: &OwnedFd,
+    program: &Program,
+    terminal: Option<Size>,
+    far: Option<[OwnedFd; 3]>,
+    socket: &OwnedFd,
+) -> Result<()> {
+    process::hide()?;
+    let cgroup_ns = CloneFlags::CLONE_NEWCGROUP;
+    let others = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWNET;
+    setns(init, others).named(|| "setns(pidfd)".into())?;
+    setns(init, cgroup_ns).named(|| "setns(pidfd, CLONE_NEWCGROUP)".into())?;
+    process::become_root()?;
+    let pty = terminal.map(|size| pty(program, size)).transpose()?;
+    let streams: [BorrowedFd<'_>; 3] = match (&pty, &far) {
+        (Some(pty), _) => [pty.slave.as_fd(); 3],
+        (None, Some(far)) => [far[0].as_fd(), far[1].as_fd(), far[2].as_fd()],
+        (None, None) => return Err(Error::failed("no streams")),
+    };
+    // All that can fail for a reason of ours is done before; the rest is the program's own.
+    let args = c_strings(&program.args)?;
+    let env = c_strings(&program.env)?;
+    let has_pty = pty.is_some();
+    let child = clone::spawn(clone::PARENT, None, || {
+        become_program(program, &args, &env, streams, has_pty)
+    })?;
+    let mut fds = vec![child.pidfd.as_fd()];
+    fds.extend(pty.as_ref().map(|p| p.master.as_fd()));
+    Ok(fdpass::send(socket, b"ok", &fds)?)
+}
+
+fn pty(program: &Program, size: Size) -> Result<Pty> {
+    let pty = tty::open_pty(path::open_dir("/")?).context(|| "cannot open a terminal inside")?;
+    let owner = rustix::fs::Uid::from_raw(program.stream_uid);
+    rustix::fs::fchown(&pty.slave, Some(owner), None).named(|| "fchown(pty)".into())?;
+    rustix::fs::fchmod(&pty.slave, Mode::from_raw_mode(0o620)).named(|| "fchmod(pty)".into())?;
+    tty::set_size(&pty.master, size)?;
+    Ok(pty)
+}
+
+/// The program's process, up to exec; gives the exit code if it does not get there.
+fn become_program(
+    program: &Program,
+    args: &[CString],
+    env: &[CString],
+    streams: [BorrowedFd<'_>; 3],
+    has_pty: bool,
+) -> i32 {
+    let prepared = (|| -> Result<()> {
+        if has_pty {
+            tty::take_terminal(streams[0])?;
+        } else {
+            rustix::process::setsid().named(|| "setsid".into())?;
+            tty::take_stdio(streams)?;
+        }
+        process::close_others_on_exec()?;
+        process::unblock_signals()?;
+        bound(&program.bounding)?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        process::become_user(program.uid, program.gid, &program.groups)?;
+        enter_directory(&program.cwd)
+    })();
+    if let Err(e) = prepared {
+        eprintln!("coloc: {e}");
+        return OWN_FAILURE;
+    }
+    let e = exec(program, args, env);
+    eprintln!("coloc: cannot run {}: {}", program.path, std::io::Error::from_raw_os_error(e));
+    if e == libc::ENOENT { NOT_FOUND } else { CANNOT_RUN }
+}
+
+fn enter_directory(choices: &[String]) -> Result<()> {
+    let mut last = Ok(());
+    for dir in choices {
+        last = rustix::process::chdir(dir.as_str())
+            .named(|| format!("chdir({dir:?})"))
+            .context(|| format!("cannot begin in {dir}"));
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+/// Executes the first that there is; gives the errno that says most.
+fn exec(program: &Program, args: &[CString], env: &[CString]) -> i32 {
+    if program.path.contains('/') {
+        return match CString::new(program.path.as_str()) {
+            Ok(path) => process::exec(&path, args, env).errno(),
+            Err(_) => libc::ENOENT,
+        };
+    }
+    let search = program.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
+    let mut worst = libc::ENOENT;
+    for dir in search.split(':').filter(|d| !d.is_empty()) {
+        let Ok(path) = CString::new(format!("{dir}/{}", program.path)) else { continue };
+        match process::exec(&path, args, env).errno() {
+            libc::ENOENT | libc::ENOTDIR => {}
+            e => worst = e,
+        }
+    }
+    worst
+}

@@ -1,0 +1,240 @@
+//! The supervisor's half of a start; see [`super::protocol`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::cgroup::{self, Cgroups};
+use super::child;
+use super::plan::{Handed, Plan};
+use super::protocol::{Channel, Message, Side};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::clone::{self, Child};
+use crate::sys::mount::{self, Attr};
+use crate::sys::path::open_dir;
+use crate::sys::{self, Named, fdpass, process};
+
+/// A container that runs.
+#[derive(Debug)]
+pub struct Started {
+    /// Its init.
+    pub init: Child,
+    /// The master of its console.
+    pub console: OwnedFd,
+    /// Its slave, held open so that the master outlives programs that let go of the console.
+    pub slave: OwnedFd,
+    /// The socket on which its init says that it is up.
+    pub notify: OwnedFd,
+}
+
+/// Starts a container by `plan` in `cgroups`. `record` is called when everything but init is
+/// there, to write down what runs; if it fails, or anything before it, nothing runs.
+///
+/// `scratch` is a directory to mount on in a mount namespace of our own.
+pub fn start(
+    plan: &Plan,
+    cgroups: &Cgroups,
+    scratch: &Path,
+    record: &mut dyn FnMut(&Child) -> Result<()>,
+) -> Result<Started> {
+    let (ours, theirs) = fdpass::pair()?;
+    let mut flags = clone::NEWUSER | clone::NEWNS | clone::NEWPID | clone::NEWUTS | clone::NEWIPC;
+    if plan.own_network {
+        flags |= clone::NEWNET;
+    }
+    let payload = open_dir(&cgroups.payload)?;
+    let mut theirs = Some(theirs);
+    let init = clone::spawn(flags, Some(payload.as_fd()), || match theirs.take() {
+        Some(socket) => child::run(plan, Channel::new(socket, Side::Child)),
+        None => 1,
+    })
+    .context(|| "cannot make its namespaces")
+    .map_err(name_missing_feature)?;
+    drop(theirs);
+    let mut channel = Channel::new(ours, Side::Parent);
+    match converse(plan, cgroups, scratch, &init, &mut channel, record) {
+        Ok([console, slave, notify]) => Ok(Started { init, console, slave, notify }),
+        Err(e) => {
+            let _ = process::signal(&init.pidfd, libc::SIGKILL);
+            let _ = process::wait(init.pidfd.as_fd());
+            Err(e)
+        }
+    }
+}
+
+fn name_missing_feature(e: Error) -> Error {
+    let text = e.to_string();
+    if text.contains("No space left") {
+        e.hint("the kernel's limit on namespaces is reached: sysctl user.max_user_namespaces")
+    } else if text.contains("not permitted") {
+        e.hint("user namespaces are switched off here: sysctl user.max_user_namespaces")
+    } else {
+        e
+    }
+}
+
+fn converse(
+    plan: &Plan,
+    cgroups: &Cgroups,
+    scratch: &Path,
+    init: &Child,
+    channel: &mut Channel,
+    record: &mut dyn FnMut(&Child) -> Result<()>,
+) -> Result<[OwnedFd; 3]> {
+    for dir in &cgroups.v1 {
+        cgroup::put(dir, init.pid)?;
+    }
+    map_ids(init.pid, plan.ids)?;
+    channel.say(Message::Mapped, &[])?;
+    channel.hear(Message::Ready)?;
+    let handed = prepare(plan, init.pid, scratch)?;
+    let fds: Vec<BorrowedFd<'_>> = handed.iter().map(|fd| fd.as_fd()).collect();
+    channel.say(Message::Mounts, &fds)?;
+    drop(handed);
+    let built = channel.hear(Message::Built)?;
+    let built = <[OwnedFd; 3]>::try_from(built)
+        .map_err(|_| Error::failed("the child did not hand over its console"))?;
+    look_from_outside(plan, init.pid)?;
+    record(init)?;
+    channel.say(Message::Go, &[])?;
+    channel.hear_end()?;
+    Ok(built)
+}
+
+/// Writes the maps (user_namespaces(7)): they can be written once, and only so by root.
+fn map_ids(pid: i32, (start, count): (u32, u32)) -> Result<()> {
+    use std::io::Write;
+    for file in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut f| f.write_all(format!("0 {start} {count}\n").as_bytes()))
+            .context(|| format!("cannot map ids {start}-{}", start + count - 1))?;
+    }
+    Ok(())
+}
+
+/// Everything that the child gets as descriptors, in the plan's order.
+fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
+    let userns = open_read(format!("/proc/{pid}/ns/user"))?;
+    let mut binds = Vec::new();
+    for handed in &plan.handed {
+        if let Handed::Bind { source, attr, idmap, .. } = handed {
+            let copy = mount::clone_at(open_dir(source)?)?;
+            mount::prepare(&copy, *attr, idmap.then(|| userns.as_fd())).map_err(|e| {
+                match e.errno() {
+                    libc::EINVAL if *idmap => Error::from(e).hint(
+                        "the file system of the base takes no id mapping: ext4, xfs, btrfs do",
+                    ),
+                    _ => e.into(),
+                }
+            })?;
+            binds.push(copy);
+        }
+    }
+    let mut locked = lock(binds, &userns, scratch)?.into_iter();
+    let mut fds = Vec::new();
+    for handed in &plan.handed {
+        fds.push(match handed {
+            Handed::Bind { .. } => {
+                locked.next().ok_or_else(|| Error::failed("a locked mount is missing"))?
+            }
+            Handed::Device { target, rdev } => device(target, *rdev)?,
+        });
+    }
+    Ok(fds)
+}
+
+fn open_read(path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?})"))?)
+}
+
+/// Takes mounts once across the user-namespace boundary, which is what locks their flags: a
+/// read-only mount that was handed straight to a container can be remounted by its root.
+///
+/// A helper process does it in mount namespaces of its own (mount_namespaces(7), "Restrictions
+/// on mount namespaces"): the first, ours, to attach the detached mounts; the second, owned by
+/// the container's user namespace, to copy them; and out of that one they are cloned.
+fn lock(mounts: Vec<OwnedFd>, userns: &OwnedFd, scratch: &Path) -> Result<Vec<OwnedFd>> {
+    let (ours, theirs) = fdpass::pair()?;
+    let count = mounts.len();
+    let helper = clone::spawn(0, None, || {
+        let result = lock_helper(&mounts, userns, scratch);
+        let sent = match &result {
+            Ok(fds) => {
+                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+                fdpass::send(&theirs, b"locked", &fds)
+            }
+            Err(e) => fdpass::send(&theirs, e.to_string().as_bytes(), &[]),
+        };
+        i32::from(sent.is_err())
+    })?;
+    drop(theirs);
+    let answer = fdpass::receive(&ours);
+    process::wait(helper.pidfd.as_fd())?;
+    let (bytes, fds) = answer?;
+    if bytes == b"locked" && fds.len() == count {
+        return Ok(fds);
+    }
+    Err(Error::failed(format!("cannot lock the base: {}", String::from_utf8_lossy(&bytes))))
+}
+
+fn lock_helper(mounts: &[OwnedFd], userns: &OwnedFd, scratch: &Path) -> Result<Vec<OwnedFd>> {
+    use nix::sched::{CloneFlags, setns, unshare};
+    let new_mounts = || unshare(CloneFlags::CLONE_NEWNS).named(|| "unshare(CLONE_NEWNS)".into());
+    new_mounts()?;
+    mount::make_all_private()?;
+    mount::attach(mount::make("tmpfs", &[("mode", "755")], Attr::NONE)?, open_dir(scratch)?)?;
+    // From here on all is relative: the second namespace's copy of this very directory is
+    // where the working directory is then.
+    std::env::set_current_dir(scratch)?;
+    for (n, fd) in mounts.iter().enumerate() {
+        let name = n.to_string();
+        rustix::fs::mkdir(&name, Mode::from_raw_mode(0o755)).named(|| "mkdir".into())?;
+        mount::attach(fd, open_dir(&name)?)?;
+    }
+    setns(userns, CloneFlags::CLONE_NEWUSER).named(|| "setns(CLONE_NEWUSER)".into())?;
+    process::become_root()?;
+    new_mounts()?;
+    (0..mounts.len()).map(|n| Ok(mount::clone_path(&n.to_string())?)).collect()
+}
+
+/// A bind mount of a device node of the host, once it is seen to be that device.
+fn device(path: &Path, (major, minor): (u32, u32)) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node =
+        rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?}, O_PATH)"))?;
+    let stat = rustix::fs::fstat(&node).named(|| format!("fstat({path:?})"))?;
+    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device()
+        && stat.st_rdev == rustix::fs::makedev(major, minor);
+    if !is_device {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{} on this host is not device {major}:{minor}", path.display()),
+        )
+        .hint("put the device node right (a reboot does), and start again"));
+    }
+    let copy = mount::clone_at(&node)?;
+    mount::prepare(&copy, Attr::NOSUID.with(Attr::NOEXEC), None)?;
+    Ok(copy)
+}
+
+/// The child has proved that it cannot write to /usr; here we see that what it has there is
+/// the base's very directory, read-only.
+fn look_from_outside(plan: &Plan, pid: i32) -> Result<()> {
+    for handed in &plan.handed {
+        let Handed::Bind { source, target, idmap: true, attr } = handed else { continue };
+        let root = open_dir(format!("/proc/{pid}/root"))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let seen = sys::path::open_in(&root, target, sys::path::Links::Refuse, flags, 0)?;
+        let (inside, base) = (mount::look(&seen)?, mount::look(open_dir(source)?)?);
+        if inside.file != base.file || !inside.attr.has(*attr) {
+            return Err(Error::failed(format!("{} inside is not the base's", target.display())));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! A spec as a list of steps. Pure: nothing is looked at or touched here; `coloc plan` prints
+//! the list, and [`super::child`] carries it out.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+
+use super::InitKind;
+use crate::error::{Error, Kind, Result};
+use crate::store::annotation::{INIT_KIND, MACHINE_ID};
+use crate::sys::mount::Attr;
+
+/// One thing that the child does, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make a file system and keep it for its `Attach`. proc and sysfs are made while the
+    /// host's are still in sight: the kernel allows new ones only beside those.
+    Make {
+        /// Its place, absolute.
+        target: PathBuf,
+        /// The file system's type.
+        kind: String,
+        /// Its options; one without a value is a flag.
+        options: Vec<(String, String)>,
+        /// The mount's flags.
+        attr: Attr,
+    },
+    /// Make the private tree the root, and let go of the host's mounts.
+    EnterRoot,
+    /// Put what was made, or what the parent handed over, in its place.
+    Attach {
+        /// Where, absolute; a directory that is made if it is missing.
+        target: PathBuf,
+    },
+    /// Try to make `/usr` writable, and refuse to go on if that works.
+    ProveLocked {
+        /// The base's place.
+        target: PathBuf,
+    },
+    /// Bind a device node that the parent has checked.
+    Device {
+        /// Its place.
+        target: PathBuf,
+    },
+    /// Make a symbolic link.
+    Link {
+        /// The link.
+        at: PathBuf,
+        /// What it says.
+        to: PathBuf,
+    },
+    /// Write a small file in one of the file systems made here.
+    Write {
+        /// The file.
+        at: PathBuf,
+        /// Its content.
+        text: String,
+    },
+    /// Make a directory in one of the file systems made here.
+    Directory {
+        /// The directory.
+        at: PathBuf,
+    },
+    /// Bind the directory read-only over itself, all but one directory in it.
+    ReadOnly {
+        /// The directory.
+        at: PathBuf,
+        /// What stays writable, if anything.
+        except: Option<PathBuf>,
+    },
+    /// Make the console pty and the socket on which init says that it is up.
+    Console,
+    /// Flags on a mount after it was filled.
+    Seal {
+        /// The mount.
+        at: PathBuf,
+    },
+    /// Set the host name.
+    HostName(String),
+    /// Bring the loopback up.
+    Loopback,
+    /// Drop every capability that is not in the list from the bounding set.
+    Bound(Vec<String>),
+    /// Become init.
+    Init {
+        /// Its kind.
+        kind: &'static str,
+        /// Program and arguments.
+        args: Vec<String>,
+        /// The whole environment.
+        env: Vec<String>,
+    },
+}
+
+/// What the parent hands to the child as descriptors, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handed {
+    /// A bind mount that goes to `target`; flags and id mapping are set, then locked.
+    Bind {
+        /// The host's directory.
+        source: PathBuf,
+        /// Its place; `/` is the private tree itself.
+        target: PathBuf,
+        /// Flags to lock.
+        attr: Attr,
+        /// Whether the container's ids are mapped onto the tree's.
+        idmap: bool,
+    },
+    /// A device node.
+    Device {
+        /// Its place, and the host's.
+        target: PathBuf,
+        /// Major and minor number that it must have.
+        rdev: (u32, u32),
+    },
+}
+
+impl Handed {
+    /// The place it goes to.
+    pub fn target(&self) -> &Path {
+        match self {
+            Handed::Bind { target, .. } | Handed::Device { target, .. } => target,
+        }
+    }
+}
+
+/// A whole start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What the parent prepares.
+    pub handed: Vec<Handed>,
+    /// What the child does.
+    pub steps: Vec<Step>,
+    /// Whether the network is the container's own.
+    pub own_network: bool,
+    /// First host id and number of ids.
+    pub ids: (u32, u32),
+}
+
+fn missing(what: &str) -> Error {
+    Error::new(Kind::Damaged, format!("the spec has no {what}"))
+}
+
+/// What files of the host's say that the container may know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// /etc/os-release of the host.
+    pub os_release: String,
+    /// /etc/resolv.conf of the host, for a container on the host's network.
+    pub resolv_conf: String,
+}
+
+/// Makes the plan of `spec`.
+pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
+    let linux = spec.linux().as_ref().ok_or_else(|| missing("linux section"))?;
+    let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+    let root = spec.root().as_ref().ok_or_else(|| missing("root"))?.path();
+    let own_network =
+        linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Network);
+    let map = linux.uid_mappings().iter().flatten().next().ok_or_else(|| missing("id mapping"))?;
+    let note = |key: &str| {
+        spec.annotations().as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default()
+    };
+    let kind = InitKind::of_word(&note(INIT_KIND));
+    let mounts: Vec<&Mount> = spec.mounts().iter().flatten().collect();
+
+    let mut handed = vec![Handed::Bind {
+        source: root.clone(),
+        target: "/".into(),
+        attr: Attr::NODEV,
+        idmap: false,
+    }];
+    let mut steps = Vec::new();
+    for mount in &mounts {
+        match is_bind(mount) {
+            true => handed.push(bind(mount)),
+            // These two the kernel refuses once the host's own are out of sight.
+            false if early(mount) => steps.push(make(mount)),
+            false => {}
+        }
+    }
+    for device in linux.devices().iter().flatten() {
+        let rdev = (device.major() as u32, device.minor() as u32);
+        handed.push(Handed::Device { target: device.path().clone(), rdev });
+    }
+    steps.push(Step::EnterRoot);
+    for mount in &mounts {
+        let target = mount.destination().clone();
+        if !is_bind(mount) && !early(mount) {
+            steps.push(make(mount));
+        }
+        steps.push(Step::Attach { target: target.clone() });
+        if target == Path::new("/usr") {
+            steps.push(Step::ProveLocked { target });
+        } else if target == Path::new("/dev") {
+            steps.extend(devices(&handed));
+        }
+    }
+    for path in linux.readonly_paths().iter().flatten() {
+        let except = (own_network && path == "/proc/sys").then(|| PathBuf::from("/proc/sys/net"));
+        steps.push(Step::ReadOnly { at: path.into(), except });
+    }
+    steps.push(Step::Console);
+    let resolv = if own_network { "" } else { &host.resolv_conf };
+    steps.extend(host_files(&note(MACHINE_ID), &host.os_release, resolv));
+    if kind == InitKind::Systemd {
+        steps.extend(masks());
+    }
+    if let Some(name) = spec.hostname() {
+        steps.push(Step::HostName(name.clone()));
+    }
+    if own_network {
+        steps.push(Step::Loopback);
+    }
+    let bounding = process.capabilities().as_ref().and_then(|c| c.bounding().as_ref());
+    let mut keep: Vec<String> = bounding.into_iter().flatten().map(|c| c.to_string()).collect();
+    keep.sort();
+    steps.push(Step::Bound(keep));
+    steps.push(Step::Init {
+        kind: kind.word(),
+        args: process.args().clone().unwrap_or_default(),
+        env: process.env().clone().unwrap_or_default(),
+    });
+    Ok(Plan { handed, steps, own_network, ids: (map.host_id(), map.size()) })
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+}
+
+fn early(mount: &Mount) -> bool {
+    matches!(mount.typ().as_deref(), Some("proc" | "sysfs"))
+}
+
+/// Sorts OCI mount options into flags of the mount and options of the file system.
+fn options(mount: &Mount) -> (Attr, Vec<(String, String)>, bool) {
+    let (mut attr, mut rest, mut idmap) = (Attr::NONE, Vec::new(), false);
+    for option in mount.options().iter().flatten() {
+        match option.as_str() {
+            "ro" => attr = attr.with(Attr::RDONLY),
+            "nosuid" => attr = attr.with(Attr::NOSUID),
+            "nodev" => attr = attr.with(Attr::NODEV),
+            "noexec" => attr = attr.with(Attr::NOEXEC),
+            "idmap" => idmap = true,
+            "bind" | "rw" => {}
+            other => {
+                let (key, value) = other.split_once('=').unwrap_or((other, ""));
+                rest.push((key.to_string(), value.to_string()));
+            }
+        }
+    }
+    (attr, rest, idmap)
+}
+
+fn make(mount: &Mount) -> Step {
+    let (attr, options, _) = options(mount);
+    let kind = mount.typ().clone().unwrap_or_default();
+    Step::Make { target: mount.destination().clone(), kind, options, attr }
+}
+
+fn bind(mount: &Mount) -> Handed {
+    let (attr, _, idmap) = options(mount);
+    let source = mount.source().clone().unwrap_or_default();
+    Handed::Bind { source, target: mount.destination().clone(), attr, idmap }
+}
+
+fn devices(handed: &[Handed]) -> Vec<Step> {
+    let mut steps: Vec<Step> = handed
+        .iter()
+        .filter(|h| matches!(h, Handed::Device { .. }))
+        .map(|h| Step::Device { target: h.target().to_path_buf() })
+        .collect();
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ];
+    for (at, to) in links {
+        steps.push(Step::Link { at: Path::new("/dev").join(at), to: to.into() });
+    }
+    steps
+}
+
+/// /run/host as systemd's Container Interface has it, read-only once it is filled.
+fn host_files(machine_id: &str, os_release: &str, resolv_conf: &str) -> Vec<Step> {
+    let file = |name: &str, text: &str| Step::Write {
+        at: Path::new("/run/host").join(name),
+        text: text.to_string(),
+    };
+    vec![
+        file("container-manager", "coloc\n"),
+        file("container-uuid", &format!("{machine_id}\n")),
+        file("os-release", os_release),
+        file("resolv.conf", resolv_conf),
+        Step::Seal { at: "/run/host".into() },
+    ]
+}
+
+/// Units that cannot work in a user namespace, or that do for each member what the host does
+/// once for all. A member who wants one anyway puts it in /etc/systemd/system, which wins.
+const MASKED: [&str; 14] = [
+    // File systems that only the host can mount.
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "sys-kernel-config.mount",
+    "sys-fs-fuse-connections.mount",
+    "dev-hugepages.mount",
+    "proc-sys-fs-binfmt_misc.automount",
+    "proc-sys-fs-binfmt_misc.mount",
+    // The kernel's, not the container's.
+    "systemd-modules-load.service",
+    "systemd-pstore.service",
+    // Packages and disks are looked after on the host.
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+];
+
+fn masks() -> Vec<Step> {
+    let dir = Path::new("/run/systemd/system");
+    let mut steps = vec![
+        Step::Directory { at: "/run/systemd".into() },
+        Step::Directory { at: dir.to_path_buf() },
+    ];
+    steps.extend(MASKED.iter().map(|u| Step::Link { at: dir.join(u), to: "/dev/null".into() }));
+    steps
+}
+
+fn attr_words(attr: Attr) -> String {
+    let names = [
+        (Attr::RDONLY, "ro"),
+        (Attr::NOSUID, "nosuid"),
+        (Attr::NODEV, "nodev"),
+        (Attr::NOEXEC, "noexec"),
+    ];
+    let words: Vec<&str> = names.iter().filter(|(a, _)| attr.has(*a)).map(|(_, w)| *w).collect();
+    words.join(",")
+}
+
+impl fmt::Display for Handed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Handed::Bind { source, target, attr, idmap } => write!(
+                f,
+                "lock {} for {} ({}{})",
+                source.display(),
+                target.display(),
+                attr_words(*attr),
+                if *idmap { ",idmap" } else { "" }
+            ),
+            Handed::Device { target, rdev } => {
+                write!(f, "check that {} is device {}:{}", target.display(), rdev.0, rdev.1)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Make { target, kind, options, attr } => {
+                let options: Vec<String> = options
+                    .iter()
+                    .map(|(k, v)| if v.is_empty() { k.clone() } else { format!("{k}={v}") })
+                    .collect();
+                let words = [attr_words(*attr), options.join(",")].join(",");
+                write!(f, "make {kind} for {} ({})", target.display(), words.trim_matches(','))
+            }
+            Step::EnterRoot => write!(f, "enter the private tree, leave the host's mounts"),
+            Step::Attach { target } => write!(f, "attach {}", target.display()),
+            Step::ProveLocked { target } => {
+                write!(f, "prove that {} cannot be made writable", target.display())
+            }
+            Step::Device { target } => write!(f, "bind {}", target.display()),
+            Step::Link { at, to } => write!(f, "link {} -> {}", at.display(), to.display()),
+            Step::Write { at, .. } => write!(f, "write {}", at.display()),
+            Step::Directory { at } => write!(f, "make directory {}", at.display()),
+            Step::ReadOnly { at, except: None } => write!(f, "make {} read-only", at.display()),
+            Step::ReadOnly { at, except: Some(e) } => {
+                write!(f, "make {} read-only, {} not", at.display(), e.display())
+            }
+            Step::Console => write!(f, "make the console and /run/host/notify"),
+            Step::Seal { at } => write!(f, "make {} read-only", at.display()),
+            Step::HostName(name) => write!(f, "set host name {name}"),
+            Step::Loopback => write!(f, "bring lo up"),
+            Step::Bound(keep) => write!(f, "bound capabilities to {}", keep.join(" ")),
+            Step::Init { args, kind, .. } => write!(f, "become {} ({kind})", args.join(" ")),
+        }
+    }
+}

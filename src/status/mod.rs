@@ -1,0 +1,127 @@
+//! What there is and what runs, as data: what `coloc list` and `coloc status` show. The keys are
+//! documented in coloc(1) and do not change their meaning.
+
+use crate::store::Name;
+use crate::store::record::Range;
+
+/// A container's state in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// Its init runs.
+    Running,
+    /// It does not run.
+    Stopped,
+    /// It runs, and every process of it is held.
+    Frozen,
+    /// Its record cannot be read.
+    Damaged,
+}
+
+impl Condition {
+    /// The word in tables and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Frozen => "frozen",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// One line of `coloc list`.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Row {
+    /// The container.
+    pub name: Name,
+    /// Its state.
+    pub state: Condition,
+    /// Its init's pid on the host.
+    pub pid: Option<i32>,
+    /// Its base.
+    pub base: Option<Name>,
+    /// The generation that it is at.
+    pub generation: Option<u64>,
+    /// The generation that its base is at.
+    pub current_generation: Option<u64>,
+    /// Its owners.
+    pub owners: Vec<String>,
+    /// Its init's kind: of the running one, else what its settings say.
+    pub init: Option<String>,
+    /// Its profile.
+    pub profile: Option<Name>,
+    /// Its network.
+    pub network: Option<&'static str>,
+    /// Why the record cannot be read, with its path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// What `coloc status` says of one container, beside its row.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Detail {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Row,
+    /// When it was started, RFC 3339.
+    pub started: Option<String>,
+    /// For how long it has run.
+    pub uptime_seconds: Option<i64>,
+    /// Processes in it.
+    pub processes: Option<u64>,
+    /// Bytes of memory that it is charged for.
+    pub memory: Option<u64>,
+    /// Bytes on disk of its private tree; None if that took too long to tell.
+    pub disk: Option<u64>,
+    /// Its id range.
+    pub ids: Option<Range>,
+    /// Its machine-id.
+    pub machine_id: Option<String>,
+    /// The process beside it; None when it is gone.
+    pub supervisor_pid: Option<i32>,
+    /// Its cgroup on the host.
+    pub cgroup: Option<String>,
+    /// Its private tree on the host.
+    pub path: String,
+}
+
+/// Seconds since an RFC 3339 moment.
+pub fn seconds_since(moment: &str) -> Option<i64> {
+    let then: jiff::Timestamp = moment.parse().ok()?;
+    Some((jiff::Timestamp::now().as_second() - then.as_second()).max(0))
+}
+
+/// A length of time in two units, such as `3d 4h`.
+pub fn duration_words(seconds: i64) -> String {
+    match seconds {
+        s if s < 60 => format!("{s}s"),
+        s if s < 3600 => format!("{}m {}s", s / 60, s % 60),
+        s if s < 86_400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
+        s => format!("{}d {}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// A number of bytes in binary units, such as `3.1 MiB`.
+pub fn size_words(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_people() {
+        assert_eq!(size_words(512), "512 B");
+        assert_eq!(size_words(3_250_585), "3.1 MiB");
+        assert_eq!(duration_words(59), "59s");
+        assert_eq!(duration_words(90_061), "1d 1h");
+    }
+}

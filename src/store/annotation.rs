@@ -1,0 +1,6 @@
+//! Keys of the annotations that a container's OCI spec carries for the runtime.
+
+/// The init's kind, such as `systemd`.
+pub const INIT_KIND: &str = "net.coloc.init";
+/// The container's machine-id.
+pub const MACHINE_ID: &str = "net.coloc.machine-id";

@@ -1,0 +1,87 @@
+//! The one writer of state files.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Replaces `path` by `bytes` with permissions `mode`. After a crash at any instruction the file
+/// has either its old content or the new one, whole; once this has returned, the new one.
+///
+/// The directory must be one that only root can write to.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // The pid keeps two writers apart; a name left by a dead one is simply written over.
+    let temporary = dir.join(format!(".{name}.{}.new", std::process::id()));
+    let result = (|| -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    })();
+    if result.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result.context(|| format!("cannot write {}", path.display()))
+}
+
+/// [`write`] of `value` as indented JSON.
+pub fn write_json(path: &Path, value: &impl serde::Serialize, mode: u32) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::failed(format!("cannot write {}: {e}", path.display())))?;
+    bytes.push(b'\n');
+    write(path, &bytes, mode)
+}
+
+/// Reads JSON; a missing file is None, one that cannot be understood [`Kind::Damaged`] with
+/// its path and line.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).context(|| format!("cannot read {}", path.display())),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+        Error::new(Kind::Damaged, format!("{} is damaged: {e}", path.display()))
+            .hint("repair the file by hand, or restore it from a backup; nothing was changed")
+    })
+}
+
+/// Makes the rename of `path` last through a power cut.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    File::open(dir).and_then(|d| d.sync_all()).context(|| format!("cannot write {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_or_new_and_no_leftover() {
+        let dir = std::env::temp_dir().join(format!("coloc-atomic-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("x.json");
+        assert!(read_json::<u32>(&path).unwrap().is_none());
+        write_json(&path, &1, 0o600).unwrap();
+        write_json(&path, &2, 0o600).unwrap();
+        assert_eq!(read_json::<u32>(&path).unwrap(), Some(2));
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        write(&path, b"{", 0o600).unwrap();
+        let e = read_json::<u32>(&path).unwrap_err();
+        assert_eq!(e.kind(), Kind::Damaged);
+        assert!(e.to_string().contains("x.json"), "{e}");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(&dir).unwrap();
+    }
+}

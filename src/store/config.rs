@@ -1,0 +1,95 @@
+//! The admin's settings, `/etc/coloc/coloc.json`.
+
+use super::{Layout, Name, atomic};
+use crate::error::{Context, Error, Kind, Result};
+
+/// What `coloc init` writes and an admin may edit.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The pool that containers' id ranges come from, the same as in /etc/subuid.
+    pub ids: Pool,
+    /// The base of `coloc create` without `--base`; the only base there is, if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_base: Option<Name>,
+    /// The profile of `coloc create` without `--profile`.
+    #[serde(default = "default_profile")]
+    pub default_profile: Name,
+    /// Whom a member writes to when something does not work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
+}
+
+/// A run of uids, and the same run of gids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// The first id.
+    pub start: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+fn default_profile() -> Name {
+    // A literal that is a name; the test below would fail otherwise.
+    Name::parse("profile", "member").unwrap_or_else(|_| unreachable!())
+}
+
+impl Config {
+    /// A config with the pool and nothing else set.
+    pub fn new(ids: Pool) -> Self {
+        Self { ids, default_base: None, default_profile: default_profile(), contact: None }
+    }
+
+    /// Reads the config of a store that `coloc init` has set up, and checks that only root
+    /// could have written its state.
+    pub fn load(layout: &Layout) -> Result<Self> {
+        check_owner(layout)?;
+        atomic::read_json(&layout.config())?.ok_or_else(|| {
+            let root = match layout.is_default() {
+                true => String::new(),
+                false => format!("--root {} ", layout.root().display()),
+            };
+            Error::new(Kind::State, "this host is not set up for coloc")
+                .hint(format!("run: coloc {root}init"))
+        })
+    }
+}
+
+/// Refuses a state directory that somebody other than root owns or can write to: with it they
+/// could make coloc do as they please.
+pub fn check_owner(layout: &Layout) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    for dir in [layout.state(), layout.etc(), layout.run()] {
+        let meta = match std::fs::symlink_metadata(&dir) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).context(|| format!("cannot read {}", dir.display())),
+        };
+        let why = if !meta.is_dir() {
+            "is not a directory".into()
+        } else if meta.uid() != 0 {
+            format!("belongs to uid {}, not to root", meta.uid())
+        } else if meta.mode() & 0o022 != 0 {
+            format!("can be written by others than root (mode {:04o})", meta.mode() & 0o7777)
+        } else {
+            continue;
+        };
+        return Err(Error::new(Kind::State, format!("{} {why}", dir.display())).hint(
+            "find out how that came about, then: chown root:root and chmod go-w that directory",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_needs_only_its_ids() {
+        let c: Config = serde_json::from_str(r#"{"ids":{"start":5,"count":9}}"#).unwrap();
+        assert_eq!(c, Config::new(Pool { start: 5, count: 9 }));
+        assert_eq!(c.default_profile.as_str(), "member");
+    }
+}

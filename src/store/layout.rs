@@ -1,0 +1,127 @@
+//! Where everything lies. `--root DIR` puts all of it under another directory.
+
+use std::path::{Path, PathBuf};
+
+use super::Name;
+
+/// The places of one store.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The store under `root`; `/` is the host's own.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory that everything is under.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether this is the host's own store.
+    pub fn is_default(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// A word that no other store on this host has: names cgroups and units.
+    pub fn id(&self) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        if self.is_default() {
+            return "coloc".into();
+        }
+        // FNV-1a: short, and the same in every build.
+        let hash =
+            self.root.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+                (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("coloc-{:08x}", hash as u32)
+    }
+
+    /// The admin's settings.
+    pub fn etc(&self) -> PathBuf {
+        self.root.join("etc/coloc")
+    }
+
+    /// The config file.
+    pub fn config(&self) -> PathBuf {
+        self.etc().join("coloc.json")
+    }
+
+    /// The state directory, 0700.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("var/lib/coloc")
+    }
+
+    /// What is true only until the next boot.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run/coloc")
+    }
+
+    /// All bases.
+    pub fn bases(&self) -> PathBuf {
+        self.state().join("bases")
+    }
+
+    /// One base.
+    pub fn base(&self, name: &Name) -> PathBuf {
+        self.bases().join(name.as_str())
+    }
+
+    /// One generation of a base.
+    pub fn generation(&self, base: &Name, generation: u64) -> PathBuf {
+        self.base(base).join("generations").join(generation.to_string())
+    }
+
+    /// All containers.
+    pub fn containers(&self) -> PathBuf {
+        self.state().join("containers")
+    }
+
+    /// One container.
+    pub fn container(&self, name: &Name) -> PathBuf {
+        self.containers().join(name.as_str())
+    }
+
+    /// The record of a container.
+    pub fn record(&self, name: &Name) -> PathBuf {
+        self.container(name).join("container.json")
+    }
+
+    /// The private tree of a container.
+    pub fn private(&self, name: &Name) -> PathBuf {
+        self.container(name).join("private")
+    }
+
+    /// What a container's init wrote to its console.
+    pub fn console_log(&self, name: &Name) -> PathBuf {
+        self.container(name).join("console.log")
+    }
+
+    /// Claims on id ranges.
+    pub fn ids(&self) -> PathBuf {
+        self.state().join("ids")
+    }
+
+    /// Work begun and not finished.
+    pub fn journal(&self) -> PathBuf {
+        self.state().join("journal")
+    }
+
+    /// Trees that are being made or taken apart.
+    pub fn staging(&self) -> PathBuf {
+        self.state().join("staging")
+    }
+
+    /// Running state of one container.
+    pub fn run_of(&self, name: &Name) -> PathBuf {
+        self.run().join("containers").join(name.as_str())
+    }
+
+    /// All lock files.
+    pub fn locks(&self) -> PathBuf {
+        self.run().join("locks")
+    }
+}

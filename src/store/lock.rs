@@ -1,0 +1,108 @@
+//! Locks between coloc's own processes (flock(2)); the kernel drops them with their holder.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Layout, Name};
+use crate::error::{Context, Error, Kind, Result};
+
+/// What a lock is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// One container: its record, its private tree, whether it runs.
+    Container(Name),
+    /// One base: its generations. Shared by whoever makes a container over it.
+    Base(Name),
+    /// The ledger of id ranges.
+    Ids,
+}
+
+impl Subject {
+    fn file(&self) -> String {
+        match self {
+            Subject::Container(name) => format!("container.{name}"),
+            Subject::Base(name) => format!("base.{name}"),
+            Subject::Ids => "ids".into(),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Subject::Container(name) => format!("container {name}"),
+            Subject::Base(name) => format!("base {name}"),
+            Subject::Ids => "the id ranges".into(),
+        }
+    }
+}
+
+/// A lock held; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "held for its Drop")] Flock<File>);
+
+/// For how long one command waits for another before it gives up. Longer than a stop with
+/// its default time-out takes.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Takes the lock of `subject` alone, after whoever has it; says on stderr when it has to wait.
+pub fn exclusive(layout: &Layout, subject: &Subject) -> Result<Lock> {
+    wait_for(layout, subject, FlockArg::LockExclusiveNonblock)
+}
+
+/// Takes the lock of `subject` together with others who only read.
+pub fn shared(layout: &Layout, subject: &Subject) -> Result<Lock> {
+    wait_for(layout, subject, FlockArg::LockSharedNonblock)
+}
+
+/// Takes the lock alone if nobody has it.
+pub fn try_exclusive(layout: &Layout, subject: &Subject) -> Result<Option<Lock>> {
+    attempt(layout, subject, FlockArg::LockExclusiveNonblock)
+}
+
+fn wait_for(layout: &Layout, subject: &Subject, how: FlockArg) -> Result<Lock> {
+    let begun = Instant::now();
+    let mut told = false;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(lock) = attempt(layout, subject, how)? {
+            return Ok(lock);
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(Error::new(
+                Kind::State,
+                format!("{} is busy: another coloc command holds it", subject.words()),
+            )
+            .hint("look for it with: pgrep -a coloc"));
+        }
+        if !told && begun.elapsed() > Duration::from_secs(1) {
+            eprintln!("coloc: waiting for another command on {} …", subject.words());
+            told = true;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn attempt(layout: &Layout, subject: &Subject, how: FlockArg) -> Result<Option<Lock>> {
+    let dir = layout.locks();
+    let path = dir.join(subject.file());
+    let open = || {
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)
+    };
+    let file = match open() {
+        // /run is empty after a boot.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(&dir).and_then(|()| open())
+        }
+        other => other,
+    }
+    .context(|| format!("cannot lock {}", path.display()))?;
+    match Flock::lock(file, how) {
+        Ok(lock) => Ok(Some(Lock(lock))),
+        Err((_, nix::Error::EWOULDBLOCK | nix::Error::EINTR)) => Ok(None),
+        Err((_, e)) => Err(Error::from(std::io::Error::from(e)))
+            .context(|| format!("cannot lock {}", path.display())),
+    }
+}

@@ -1,0 +1,100 @@
+//! What is true of a container while it runs: `/run/coloc/containers/NAME/state.json`.
+//!
+//! The file is a pointer, not the truth: whether the container runs is what the kernel says of
+//! the process that it names.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use super::{Layout, Name, atomic};
+use crate::error::{Context, Result};
+use crate::sys;
+
+/// A process by number and by when it began, which together name it for one boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Process {
+    /// Its pid on the host.
+    pub pid: i32,
+    /// When it began, in clock ticks since boot (proc(5), /proc/PID/stat, field 22).
+    pub start: u64,
+}
+
+impl Process {
+    /// The process that has `pid` now.
+    pub fn now(pid: i32) -> Option<Self> {
+        Some(Self { pid, start: start_of(pid)? })
+    }
+
+    /// A descriptor for exactly this process, if it is alive.
+    pub fn open(&self) -> Option<OwnedFd> {
+        let fd = sys::process::pidfd(self.pid).ok()?;
+        // The order matters: the descriptor is for whoever has the number now, and that is
+        // ours if it began when ours did.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let state = stat.get(stat.rfind(')')? + 2..)?.chars().next()?;
+        (start_of(self.pid)? == self.start && state != 'Z' && state != 'X').then_some(fd)
+    }
+}
+
+fn start_of(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command in parentheses can hold anything, so count from its end.
+    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
+}
+
+/// The state of a container that was started.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct State {
+    /// The kernel's word for this boot: state of an earlier one means nothing.
+    pub boot: String,
+    /// The container's init.
+    pub init: Process,
+    /// The process beside it that holds its console.
+    pub supervisor: Process,
+    /// The init's kind, such as `systemd`.
+    pub init_kind: String,
+    /// The generation that `/usr` is of.
+    pub generation: u64,
+    /// The v2 cgroup of everything in the container.
+    pub cgroup: PathBuf,
+    /// Every cgroup directory that was made for it, children before parents.
+    pub cgroups: Vec<PathBuf>,
+    /// When it was started, RFC 3339.
+    pub started: String,
+}
+
+/// The kernel's id of this boot.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?.trim().to_string())
+}
+
+impl State {
+    fn path(layout: &Layout, name: &Name) -> PathBuf {
+        layout.run_of(name).join("state.json")
+    }
+
+    /// What was last started of this boot, alive or not. State that cannot be read counts as
+    /// none: it says nothing of anything that outlives a boot.
+    pub fn load(layout: &Layout, name: &Name) -> Option<Self> {
+        let state: Self = atomic::read_json(&Self::path(layout, name)).ok()??;
+        (state.boot == boot_id().ok()?).then_some(state)
+    }
+
+    /// The state and a descriptor for the init, if the container runs.
+    pub fn alive(layout: &Layout, name: &Name) -> Option<(Self, OwnedFd)> {
+        let state = Self::load(layout, name)?;
+        let pidfd = state.init.open()?;
+        Some((state, pidfd))
+    }
+
+    /// Writes the state.
+    pub fn save(&self, layout: &Layout, name: &Name) -> Result<()> {
+        atomic::write_json(&Self::path(layout, name), self, 0o600)
+    }
+
+    /// Forgets the state.
+    pub fn forget(layout: &Layout, name: &Name) {
+        let _ = std::fs::remove_file(Self::path(layout, name));
+    }
+}

@@ -1,0 +1,184 @@
+//! The mount API by descriptors: mounts are made detached and put in place last
+//! (open_tree(2), mount_setattr(2), move_mount(2), fsopen(2)).
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree, unmount,
+};
+
+use super::{Error, Named, Result};
+
+/// Flags of a mount, as in mount_setattr(2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attr(u64);
+
+impl Attr {
+    /// No flag.
+    pub const NONE: Attr = Attr(0);
+    /// Nobody writes through this mount.
+    pub const RDONLY: Attr = Attr(0x1);
+    /// Setuid bits and file capabilities do nothing.
+    pub const NOSUID: Attr = Attr(0x2);
+    /// Device nodes cannot be opened.
+    pub const NODEV: Attr = Attr(0x4);
+    /// Nothing can be executed.
+    pub const NOEXEC: Attr = Attr(0x8);
+    const IDMAP: u64 = 0x10_0000;
+
+    /// Both sets of flags.
+    pub const fn with(self, other: Attr) -> Attr {
+        Attr(self.0 | other.0)
+    }
+
+    /// Whether all flags of `other` are in this set.
+    pub const fn has(self, other: Attr) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn setattr(call: &str, mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated empty string, `attr` a mount_attr of the size given;
+    // both live through the call, which only reads them.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const *attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if r == 0 { Ok(()) } else { Err(Error::last(format!("mount_setattr({call})"))) }
+}
+
+/// A detached copy of the mount at `dir` (a descriptor of a directory or file), its
+/// submounts left out.
+pub fn clone_at(dir: impl AsFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(dir, "", flags).named(|| "open_tree(OPEN_TREE_CLONE)".into())
+}
+
+/// As [`clone_at`], of a path relative to the working directory.
+pub fn clone_path(path: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(rustix::fs::CWD, path, flags)
+        .named(|| format!("open_tree({path:?}, OPEN_TREE_CLONE)"))
+}
+
+/// Sets `set` on a mount, and on a detached mount also the id mapping of `userns`; the mount
+/// and what is under it get private propagation.
+pub fn prepare(mount: impl AsFd, set: Attr, userns: Option<BorrowedFd<'_>>) -> Result<()> {
+    let idmap = if userns.is_some() { Attr::IDMAP } else { 0 };
+    let attr = MountAttr {
+        attr_set: set.0 | idmap,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    setattr("MS_PRIVATE", mount.as_fd(), true, &attr)
+}
+
+/// Sets flags on one mount.
+pub fn set(mount: impl AsFd, set: Attr) -> Result<()> {
+    let attr = MountAttr { attr_set: set.0, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    setattr("set", mount.as_fd(), false, &attr)
+}
+
+/// Takes flags away from one mount. With locked flags the kernel answers EPERM.
+pub fn clear(mount: impl AsFd, clear: Attr) -> Result<()> {
+    let attr = MountAttr { attr_set: 0, attr_clr: clear.0, propagation: 0, userns_fd: 0 };
+    setattr("clear", mount.as_fd(), false, &attr)
+}
+
+/// Attaches a detached mount on `target`, a descriptor of a directory or file.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags).named(|| "move_mount".into())
+}
+
+/// Makes a file system of type `kind` and gives it as a detached mount with flags `attr`.
+/// An option without a value is a flag.
+pub fn make(kind: &str, options: &[(&str, &str)], attr: Attr) -> Result<OwnedFd> {
+    let call = || format!("fsopen({kind:?}, {options:?})");
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).named(call)?;
+    for (key, value) in options {
+        match *value {
+            "" => fsconfig_set_flag(&context, *key).named(call)?,
+            _ => fsconfig_set_string(&context, *key, *value).named(call)?,
+        }
+    }
+    fsconfig_create(&context).named(call)?;
+    let attr = MountAttrFlags::from_bits_retain(attr.0 as u32);
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)
+        .named(|| format!("fsmount({kind:?})"))
+}
+
+/// Makes every mount of this mount namespace private, so that nothing done here is seen in
+/// the one it was copied from.
+pub fn make_all_private() -> Result<()> {
+    use nix::mount::{MsFlags, mount};
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .named(|| "mount(\"/\", MS_REC|MS_PRIVATE)".into())
+}
+
+/// Makes the directory `root` the root of this mount namespace and detaches the old one
+/// (the `pivot_root(".", ".")` of pivot_root(2)).
+pub fn pivot(root: impl AsFd) -> Result<()> {
+    rustix::process::fchdir(&root).named(|| "fchdir(new root)".into())?;
+    rustix::process::pivot_root(".", ".").named(|| "pivot_root(\".\", \".\")".into())?;
+    unmount(".", UnmountFlags::DETACH).named(|| "umount2(old root, MNT_DETACH)".into())?;
+    rustix::process::chdir("/").named(|| "chdir(\"/\")".into())
+}
+
+/// Flags and identity of the mount that `fd` is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountOf {
+    /// Device and inode of what `fd` refers to.
+    pub file: (u64, u64),
+    /// The flags that statvfs(3) tells of the mount.
+    pub attr: Attr,
+}
+
+/// Looks at the file `fd` and the mount it is on.
+pub fn look(fd: impl AsFd) -> Result<MountOf> {
+    let stat = rustix::fs::fstat(&fd).named(|| "fstat".into())?;
+    let vfs = rustix::fs::fstatvfs(&fd).named(|| "fstatvfs".into())?;
+    use rustix::fs::StatVfsMountFlags as F;
+    let mut attr = Attr::NONE;
+    let flags = [(F::RDONLY, Attr::RDONLY), (F::NOSUID, Attr::NOSUID), (F::NODEV, Attr::NODEV)];
+    for (vfs_flag, flag) in flags {
+        if vfs.f_flag.contains(vfs_flag) {
+            attr = attr.with(flag);
+        }
+    }
+    Ok(MountOf { file: (stat.st_dev, stat.st_ino), attr })
+}
+
+/// The magic number of the file system that `fd` is on (statfs(2)).
+pub fn file_system(fd: impl AsFd) -> Result<i64> {
+    Ok(rustix::fs::fstatfs(fd).named(|| "fstatfs".into())?.f_type)
+}
+
+/// A path as the C string that the kernel reads; refuses an inner NUL.
+pub fn c_path(path: &std::path::Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::new(format!("path {path:?}"), libc::EINVAL))
+}

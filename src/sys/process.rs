@@ -1,0 +1,202 @@
+//! What a process is: its ids, descriptors, capabilities; waiting for it and signalling it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Gid, Uid};
+use rustix::process::{Pid, PidfdFlags};
+
+use super::{Error, Named, Result};
+
+/// The signal that asks systemd, and coloc's own init, to power off: `SIGRTMIN+3`
+/// as the C library counts (systemd(1), "SIGNALS").
+pub fn sig_poweroff() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
+/// A descriptor for the process `pid`; ESRCH if there is none.
+pub fn pidfd(pid: i32) -> Result<OwnedFd> {
+    let call = || format!("pidfd_open({pid})");
+    let raw = Pid::from_raw(pid).ok_or_else(|| Error::new(call(), libc::ESRCH))?;
+    rustix::process::pidfd_open(raw, PidfdFlags::empty()).named(call)
+}
+
+/// Sends signal number `signal` to the very process that `pidfd` is for.
+pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    // SAFETY: the call takes no pointer that it follows (the siginfo is null).
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if r == 0 { Ok(()) } else { Err(Error::last(format!("pidfd_send_signal({signal})"))) }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl End {
+    /// The exit code as a shell tells it: 128 and more for a signal.
+    pub fn shell_code(self) -> i32 {
+        match self {
+            End::Code(code) => code,
+            End::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Waits until our child behind `pidfd` has ended.
+pub fn wait(pidfd: BorrowedFd<'_>) -> Result<End> {
+    loop {
+        match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(End::Code(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(End::Signal(signal as i32)),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            // The C library's enum knows no real-time signals.
+            Err(nix::Error::EINVAL) => return Ok(End::Signal(libc::SIGKILL)),
+            Err(e) => return Err(e).named(|| "waitid(P_PIDFD)".into()),
+        }
+    }
+}
+
+/// Becomes root of this process's user namespace, with no other group.
+pub fn become_root() -> Result<()> {
+    become_user(0, 0, &[])
+}
+
+/// Takes the ids for good. A change of ids makes a process undumpable, which keeps its
+/// /proc entries, and with them our own binary, from everyone in the namespace.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+    let list: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setgroups(&list).named(|| format!("setgroups({groups:?})"))?;
+    nix::unistd::setresgid(gid, gid, gid).named(|| format!("setresgid({gid})"))?;
+    nix::unistd::setresuid(uid, uid, uid).named(|| format!("setresuid({uid})"))
+}
+
+/// Keeps other processes from tracing this one or looking into its /proc entry until it
+/// executes something else.
+pub fn hide() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).named(|| "prctl(PR_SET_DUMPABLE, 0)".into())
+}
+
+/// Closes every descriptor above 2 at the next exec, whoever opened it.
+pub fn close_others_on_exec() -> Result<()> {
+    close_range(3, libc::CLOSE_RANGE_CLOEXEC as i32, "CLOSE_RANGE_CLOEXEC")
+}
+
+/// Closes every descriptor from `first` on, now.
+pub fn close_from(first: u32) -> Result<()> {
+    close_range(first, 0, "0")
+}
+
+fn close_range(first: u32, flags: i32, name: &str) -> Result<()> {
+    // SAFETY: no pointers. With no flag this closes descriptors that some OwnedFd may still
+    // hold; the callers are about to run a loop of their own or to exec, and drop nothing.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    if r == 0 { Ok(()) } else { Err(Error::last(format!("close_range({first}, ~0, {name})"))) }
+}
+
+/// Leaves `fd` open across exec, for a program that is told its number.
+pub fn inherit(fd: impl AsFd) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).named(|| "fcntl(F_SETFD, 0)".into())
+}
+
+/// The descriptor that our own earlier image handed over by its number.
+/// EBADF when it is not open.
+pub fn inherited(number: i32) -> Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: fcntl on any number is harmless.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(Error::new(format!("fcntl({number}, F_SETFD)"), libc::EBADF));
+    }
+    // SAFETY: it is open, above the standard ones, and the program that execed us gave it to
+    // us by this number; this is called once for each.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Replaces this process; returns only on failure, with execve(2)'s error.
+pub fn exec(program: &CString, args: &[CString], env: &[CString]) -> Error {
+    match nix::unistd::execve(program, args, env) {
+        Ok(never) => match never {},
+        Err(e) => Error::new(format!("execve({program:?})"), e as i32),
+    }
+}
+
+/// Unblocks every signal: the mask outlives exec.
+pub fn unblock_signals() -> Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .named(|| "sigprocmask(SIG_SETMASK)".into())
+}
+
+/// Blocks `signals` and gives a descriptor on which they arrive (signalfd(2)).
+pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd> {
+    // nix's SigSet takes no real-time signal, so this is the C library's own set.
+    // SAFETY: an all-zero sigset_t is storage that sigemptyset makes valid; all pointers are to
+    // locals that live through the calls.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd == -1 {
+            return Err(Error::last("signalfd"));
+        }
+        use std::os::fd::FromRawFd;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// The next signal that waits on a [`signal_fd`], if any.
+pub fn next_signal(fd: impl AsFd) -> Option<i32> {
+    let mut info = [0u8; 128];
+    match rustix::io::read(fd, &mut info) {
+        // ssi_signo is the first field of signalfd_siginfo.
+        Ok(128) => Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]])),
+        _ => None,
+    }
+}
+
+/// Ignores a signal, or restores its default.
+pub fn ignore_signal(signal: i32, ignore: bool) {
+    let action = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: both actions are valid for any signal; no handler of ours is involved.
+    unsafe { libc::signal(signal, action) };
+}
+
+/// Ends this process by `signal`, as the child whose end it passes on did; returns if the
+/// signal does not kill.
+pub fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+/// The machine's page size in bytes.
+pub fn page_size() -> u64 {
+    sysconf(nix::unistd::SysconfVar::PAGE_SIZE, 4096)
+}
+
+/// Clock ticks in a second, the unit of times in /proc/PID/stat.
+pub fn clock_ticks() -> u64 {
+    sysconf(nix::unistd::SysconfVar::CLK_TCK, 100)
+}
+
+/// A constant of the running system; `usual` on one that does not tell.
+fn sysconf(what: nix::unistd::SysconfVar, usual: u64) -> u64 {
+    let value = nix::unistd::sysconf(what).ok().flatten();
+    value.and_then(|n| u64::try_from(n).ok()).unwrap_or(usual)
+}
