@@ -22,6 +22,8 @@ pub(super) fn run(engine: &Engine, args: &SuperviseArgs) -> Result<ExitCode> {
         engine.ended(&name, how == "reboot")?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Whatever the caller had open is not to stay open for years.
+    crate::sys::process::close_from(3)?;
     match engine.supervise(&name) {
         Ok(never) => match never {},
         Err(e) => {

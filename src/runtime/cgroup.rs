@@ -114,7 +114,14 @@ pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
 }
 
 fn make(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).context(|| format!("cannot make cgroup {}", dir.display()))
+    let mut tries = 0;
+    loop {
+        match std::fs::create_dir_all(dir) {
+            // The store's own cgroup goes with its last container, which may be this moment.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && tries < 100 => tries += 1,
+            other => return other.context(|| format!("cannot make cgroup {}", dir.display())),
+        }
+    }
 }
 
 // The files of cgroupfs are commands to the kernel, not state: they are not written atomically.
@@ -143,6 +150,9 @@ fn enable(dir: &Path) {
 
 /// What a delegate may write is in the kernel's cgroup-v2 document, "Delegation".
 fn delegate(dir: &Path, root_id: u32) -> Result<()> {
+    // Users inside, too, must get through to cgroups that their systemd gives them.
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .context(|| format!("cannot open {} to the container", dir.display()))?;
     for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
         let path = if file.is_empty() { dir.to_path_buf() } else { dir.join(file) };
         std::os::unix::fs::chown(&path, Some(root_id), Some(root_id))
@@ -229,6 +239,12 @@ pub fn remove(made: &[PathBuf]) {
                 }
                 _ => break,
             }
+        }
+        // The store's, if this was the last container in it; else the kernel refuses.
+        let of_store =
+            |p: &Path| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"coloc"));
+        if let Some(parent) = dir.parent().filter(|p| of_store(p)) {
+            let _ = std::fs::remove_dir(parent);
         }
     }
 }

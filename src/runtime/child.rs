@@ -41,6 +41,8 @@ fn build(plan: &Plan, channel: &mut Channel) -> Result<std::convert::Infallible>
     channel.hear(Message::Mapped)?;
     sys::process::hide()?;
     sys::process::become_root()?;
+    // The supervisor's own is stricter than what is made in here should be.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     // Only now, in all its cgroups, so that each path of it is `/` inside.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .named(|| "unshare(CLONE_NEWCGROUP)".into())?;
@@ -219,7 +221,6 @@ fn become_init(
 ) -> Result<std::convert::Infallible> {
     rustix::process::setsid().named(|| "setsid".into())?;
     tty::take_stdio([console.as_fd(); 3])?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::process::close_others_on_exec()?;
     sys::process::unblock_signals()?;
     if kind == "builtin" {

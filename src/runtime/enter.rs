@@ -206,7 +206,8 @@ fn become_program(
         return OWN_FAILURE;
     }
     let e = exec(program, args, env);
-    eprintln!("coloc: cannot run {}: {}", program.path, std::io::Error::from_raw_os_error(e));
+    let why = Error::from(std::io::Error::from_raw_os_error(e));
+    eprintln!("coloc: cannot run {}: {why}", program.path);
     if e == libc::ENOENT { NOT_FOUND } else { CANNOT_RUN }
 }
 
