@@ -34,7 +34,9 @@ impl Engine {
             }
             outcome = Outcome::TakenOver;
         }
-        let result = match unit::booted() {
+        // A new supervisor for a container that runs is a process of ours under systemd too: the
+        // unit's cgroup has children, and takes no new main process.
+        let result = match unit::booted() && outcome == Outcome::Started {
             true => self.start_unit(name),
             false => self.spawn(name),
         };

@@ -131,6 +131,8 @@ struct Desk {
 }
 
 fn watch(job: &Job) -> Result<OwnedFd> {
+    // The kernel would call it "exe", after the link that it was executed by.
+    let _ = nix::sys::prctl::set_name(c"coloc");
     let init = process::inherited(job.init)?;
     let mut notify = process::inherited(job.notify).ok();
     let console = process::inherited(job.console).ok();
