@@ -61,7 +61,9 @@ impl Engine {
 
     /// Starts a supervisor of our own, which lives on without this command and its terminal.
     fn spawn(&self, name: &Name) -> Result<()> {
+        use std::os::unix::process::CommandExt;
         let mut child = Command::new("/proc/self/exe")
+            .arg0("coloc")
             .arg("--root")
             .arg(self.layout.root())
             .args(["supervise", name.as_str()])

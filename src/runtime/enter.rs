@@ -142,15 +142,15 @@ fn help(
     socket: &OwnedFd,
 ) -> Result<()> {
     process::hide()?;
-    let cgroup_ns = CloneFlags::CLONE_NEWCGROUP;
-    let others = CloneFlags::CLONE_NEWUSER
+    // All in one call, while the host's root may still look at an init that cannot be traced.
+    let namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWNET;
-    setns(init, others).named(|| "setns(pidfd)".into())?;
-    setns(init, cgroup_ns).named(|| "setns(pidfd, CLONE_NEWCGROUP)".into())?;
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWCGROUP;
+    setns(init, namespaces).named(|| "setns(pidfd)".into())?;
     process::become_root()?;
     let pty = terminal.map(|size| pty(program, size)).transpose()?;
     let streams: [BorrowedFd<'_>; 3] = match (&pty, &far) {
