@@ -133,7 +133,7 @@ impl Engine {
                     include: packages,
                     variant: variant.clone().unwrap_or(defaults.variant),
                 };
-                let sources = build::bootstrap(&spec, tree, &staging.join("build.log"), progress)?;
+                let sources = self.bootstrap(&spec, staging, tree, progress)?;
                 Ok(Origin::Mmdebstrap {
                     suite: spec.suite,
                     sources,
@@ -142,6 +142,21 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// Builds, with a log that outlives the staging directory if it fails.
+    fn bootstrap(
+        &self,
+        spec: &BuildSpec,
+        staging: &Path,
+        tree: &Path,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<String>> {
+        let name = staging.file_name().unwrap_or_default().to_string_lossy();
+        let log = self.layout.state().join(format!("{name}.log"));
+        let sources = build::bootstrap(spec, tree, &log, progress)?;
+        std::fs::rename(&log, staging.join("build.log")).context(|| "cannot keep the log")?;
+        Ok(sources)
     }
 
     /// One base.

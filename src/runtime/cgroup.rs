@@ -96,9 +96,10 @@ pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
     let _ = set(&base, "cgroup.max.descendants", "4096");
     make(&payload)?;
     delegate(&payload, root_id)?;
-    let mut made = vec![payload.clone(), supervisor];
+    // systemd removes a unit's cgroup itself, with the supervisor's in it.
+    let mut made = vec![payload.clone()];
     if unit.is_none() {
-        made.push(base);
+        made.extend([supervisor, base]);
     }
     let mut v1 = Vec::new();
     for (mount, options) in &hierarchies.v1 {
