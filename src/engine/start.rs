@@ -64,10 +64,9 @@ impl Engine {
         use std::os::unix::process::CommandExt;
         let mut child = Command::new("/proc/self/exe")
             .arg0("coloc")
-            .arg("--root")
-            .arg(self.layout.root())
             .args(["supervise", name.as_str()])
             .env_clear()
+            .env("COLOC_ROOT", self.layout.root())
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,7 +1,6 @@
 //! The supervisor: starts a container, then watches over it as [`crate::runtime::monitor`], and
 //! comes back here when its init has ended.
 
-use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Engine, unit};
@@ -134,14 +133,8 @@ impl Engine {
         if !rebooted {
             return Ok(());
         }
-        let args: [OsString; 5] = [
-            "coloc".into(),
-            "--root".into(),
-            self.layout.root().into(),
-            "supervise".into(),
-            name.as_str().into(),
-        ];
-        Err(monitor::exec_self(&args))
+        let args = ["supervise".into(), name.as_str().into()];
+        Err(monitor::exec_self(self.layout.root(), &args))
     }
 
     /// Removes what is left in /run and the cgroups of a container that does not run. The

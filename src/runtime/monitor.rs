@@ -48,11 +48,10 @@ pub struct Job {
 }
 
 impl Job {
-    /// The command line.
+    /// The command line after the program's name.
     pub fn to_args(&self) -> Vec<OsString> {
         let number = |n: i32| OsString::from(n.to_string());
         vec![
-            "coloc".into(),
             ROLE.into(),
             self.root.clone().into(),
             self.name.clone().into(),
@@ -65,7 +64,7 @@ impl Job {
         ]
     }
 
-    /// Reads the command line, the two first words left out.
+    /// Reads the command line after the program's name and [`ROLE`].
     pub fn from_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
         let mut next = || args.next();
         let (root, name, run, log) = (next()?, next()?, next()?, next()?);
@@ -84,15 +83,17 @@ impl Job {
 
     /// Becomes the monitor; the descriptors must be ones that [`process::inherit`] has seen.
     pub fn exec(&self) -> Error {
-        exec_self(&self.to_args())
+        exec_self(&self.root, &self.to_args())
     }
 }
 
-/// Replaces this process by a fresh image of the program.
-pub fn exec_self(args: &[OsString]) -> Error {
+/// Replaces this process by a fresh image of the program, on the store `root`. That goes by the
+/// environment, as a container's built-in init, which is forked from the supervisor, shows its
+/// arguments to everyone inside.
+pub fn exec_self(root: &Path, args: &[OsString]) -> Error {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg0(&args[0]).args(&args[1..]);
+    command.arg0("coloc").args(args).env("COLOC_ROOT", root);
     let e = command.exec();
     Error::from(e).context("cannot run coloc again")
 }
@@ -106,16 +107,8 @@ pub fn run(job: &Job) -> Error {
                 Ok(process::End::Signal(libc::SIGHUP)) => "reboot",
                 _ => "off",
             };
-            let root = job.root.clone().into_os_string();
-            exec_self(&[
-                "coloc".into(),
-                "--root".into(),
-                root,
-                "supervise".into(),
-                "--ended".into(),
-                end.into(),
-                job.name.clone().into(),
-            ])
+            let args = ["supervise".into(), "--ended".into(), end.into(), job.name.clone().into()];
+            exec_self(&job.root, &args)
         }
         Err(e) => e,
     }
@@ -325,7 +318,7 @@ mod tests {
             slave: 5,
             notify: -1,
         };
-        assert_eq!(Job::from_args(job.to_args().into_iter().skip(2)), Some(job));
+        assert_eq!(Job::from_args(job.to_args().into_iter().skip(1)), Some(job));
         assert_eq!(Job::from_args(std::iter::empty()), None);
     }
 }

@@ -1,5 +1,6 @@
-//! The ledger of id ranges. A claim is a file, made with O_EXCL: two admins cannot get the
-//! same range, and a crash leaves a claim too many at worst, never one too few.
+//! The ledger of id ranges. A claim is a file, written under the ledger's lock before anything
+//! has the ids: two admins cannot get the same range, and a crash leaves a claim too many at
+//! worst, never one too few.
 //!
 //! `ids/SLOT` has one line, `taken NAME` or `free NAME`; the range of SLOT starts at
 //! pool start + SLOT × 65536. A range that was given back stays in the ledger, and is given
