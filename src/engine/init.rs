@@ -1,6 +1,6 @@
 //! `coloc init`: sets a host up.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::require_root;
@@ -13,6 +13,8 @@ use crate::store::{Config, Layout, atomic, ids};
 pub fn init(layout: &Layout, containers: Option<u32>) -> Result<Vec<String>> {
     require_root("set a host up")?;
     check_owner(layout)?;
+    // Of the whole host, as the pool must be clear of other stores' too.
+    let _accounts = lock_accounts()?;
     let mut done = Vec::new();
     let existing: Option<Config> = atomic::read_json(&layout.config())?;
     let pool = pool(existing.as_ref(), containers)?;
@@ -35,6 +37,40 @@ pub fn init(layout: &Layout, containers: Option<u32>) -> Result<Vec<String>> {
         done.push(format!("wrote {}", layout.config().display()));
     }
     Ok(done)
+}
+
+/// Takes the lock under which useradd and its kin change account files, subuid(5) among them: a
+/// record lock on /etc/.pwd.lock, as lckpwdf(3) takes it. It ends with the file returned.
+fn lock_accounts() -> Result<std::fs::File> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let path = "/etc/.pwd.lock";
+    let context = || format!("cannot lock the account files by {path}");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .context(context)?;
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // Whoever has it is done in a moment; a stuck one would be a broken host.
+    for _ in 0..1500 {
+        match fcntl(&file, FcntlArg::F_SETLK(&whole)) {
+            Ok(_) => return Ok(file),
+            Err(nix::Error::EAGAIN | nix::Error::EACCES | nix::Error::EINTR) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(e) => return Err(std::io::Error::from(e)).context(context),
+        }
+    }
+    Err(Error::new(Kind::State, format!("somebody holds {path}"))
+        .hint("another program is changing accounts; see: fuser /etc/.pwd.lock"))
 }
 
 fn directories(layout: &Layout) -> Vec<(PathBuf, u32)> {

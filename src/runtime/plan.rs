@@ -205,7 +205,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let resolv = if own_network { "" } else { &host.resolv_conf };
     steps.extend(host_files(&note(MACHINE_ID), &host.os_release, resolv));
     if kind == InitKind::Systemd {
-        steps.extend(masks());
+        steps.extend(masks(own_network));
     }
     if let Some(name) = spec.hostname() {
         steps.push(Step::HostName(name.clone()));
@@ -321,13 +321,19 @@ const MASKED: [&str; 14] = [
     "fstrim.timer",
 ];
 
-fn masks() -> Vec<Step> {
+/// Units that would only fail on the host's network, where no port below 1024 is a container's
+/// to take, and where the host has an sshd of its own.
+const MASKED_ON_HOST_NETWORK: [&str; 2] = ["ssh.service", "ssh.socket"];
+
+fn masks(own_network: bool) -> Vec<Step> {
     let dir = Path::new("/run/systemd/system");
     let mut steps = vec![
         Step::Directory { at: "/run/systemd".into() },
         Step::Directory { at: dir.to_path_buf() },
     ];
-    steps.extend(MASKED.iter().map(|u| Step::Link { at: dir.join(u), to: "/dev/null".into() }));
+    let more: &[&str] = if own_network { &[] } else { &MASKED_ON_HOST_NETWORK };
+    let units = MASKED.iter().chain(more);
+    steps.extend(units.map(|u| Step::Link { at: dir.join(u), to: "/dev/null".into() }));
     steps
 }
 

@@ -1,0 +1,343 @@
+//! Setting up, bases, creating and deleting; bad input.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::process::Command;
+
+use crate::common::{Container, Store, host_user, mini_tree, run, sh, store};
+
+fn mode(path: impl AsRef<std::path::Path>) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn init_again_has_nothing_to_do() {
+    let store = Store::new("init", 2);
+    let before = std::fs::read_to_string("/etc/subuid").unwrap();
+    assert_eq!(store.ok(&["init"]), "this host is set up for coloc already\n");
+    let claim = store.claim();
+    assert_eq!(before.lines().filter(|l| **l == claim).count(), 1);
+}
+
+#[test]
+fn init_makes_directories_with_their_modes() {
+    let store = Store::new("modes", 2);
+    for (path, want) in [
+        ("var/lib/coloc", 0o700),
+        ("var/lib/coloc/bases", 0o700),
+        ("var/lib/coloc/containers", 0o700),
+        ("var/lib/coloc/ids", 0o700),
+        ("var/lib/coloc/journal", 0o700),
+        ("var/lib/coloc/staging", 0o700),
+        ("etc/coloc", 0o755),
+        ("run/coloc", 0o755),
+        ("run/coloc/locks", 0o700),
+        ("run/coloc/containers", 0o700),
+    ] {
+        assert_eq!(mode(store.root.join(path)), want, "{path}");
+    }
+}
+
+#[test]
+fn the_id_pool_is_in_subuid_and_subgid_and_overlaps_nothing() {
+    let store = Store::new("pool", 3);
+    let claim = store.claim();
+    let range = |line: &str| {
+        let mut fields = line.split(':').skip(1).filter_map(|f| f.parse::<u64>().ok());
+        fields.next().zip(fields.next()).map(|(start, count)| (start, start + count))
+    };
+    let own = range(&claim).unwrap();
+    assert_eq!(own.1 - own.0, 3 * 65536);
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.lines().any(|l| l == claim), "{file}: {text}");
+        for line in text.lines().filter(|l| *l != claim) {
+            let other = range(line).unwrap();
+            assert!(other.1 <= own.0 || own.1 <= other.0, "{file}: {line} and {claim}");
+        }
+    }
+}
+
+#[test]
+fn a_state_directory_of_another_user_is_refused() {
+    let store = Store::new("owned", 2);
+    chown(store.state(""), Some(12345), None).unwrap();
+    for args in [&["list"][..], &["create", "x"], &["init"], &["base", "list"]] {
+        let said = store.run(args);
+        assert_ne!(said.code, 0, "{args:?}");
+        assert!(said.stderr.contains("var/lib/coloc"), "{}", said.stderr);
+    }
+    chown(store.state(""), Some(0), None).unwrap();
+    store.ok(&["list"]);
+}
+
+#[test]
+fn only_root_is_let_in_and_is_told_so() {
+    let store = Store::new("denied", 2);
+    let user = host_user();
+    let copy = store.root.join("coloc");
+    std::fs::copy(crate::common::coloc(), &copy).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", user, "--clear-groups"]).arg(&copy);
+    let said = run({
+        command.arg("--root").arg(&store.root).arg("list");
+        command
+    })
+    .fails(5);
+    assert!(said.contains("only root can"), "{said}");
+}
+
+#[test]
+fn bases_are_listed_and_shown_as_json() {
+    let store = Store::mini("bases", 2);
+    let c = Container::create(&store, "user", &["--init", "builtin"]);
+    let list = store.json(&["base", "list", "--json"]);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    let shown = store.json(&["base", "show", "mini", "--json"]);
+    assert_eq!(list[0], shown);
+    assert_eq!(shown["name"], "mini");
+    assert_eq!(shown["generation"], 1);
+    assert_eq!(shown["containers"][0], c.name.as_str());
+    assert!(store.ok(&["base", "show", "mini"]).contains("mini"));
+    assert!(store.ok(&["base", "list"]).contains("mini"));
+}
+
+#[test]
+fn a_base_in_use_is_not_deleted_and_its_users_are_named() {
+    let store = Store::mini("inuse", 2);
+    let c = Container::create(&store, "user", &["--init", "builtin"]);
+    let said = store.fails(4, &["base", "delete", "mini", "--yes"]);
+    assert!(said.contains(&c.name), "{said}");
+    drop(c);
+    store.ok(&["base", "delete", "mini", "--yes"]);
+    store.assert_whole();
+    assert!(store.names_in("bases").is_empty());
+}
+
+#[test]
+fn verify_names_exactly_what_differs() {
+    let store = Store::mini("verify", 2);
+    store.ok(&["base", "verify", "mini"]);
+    let file = store.state("bases/mini/generations/1/tree/usr/lib/data");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text.push('x');
+    std::fs::write(&file, text).unwrap();
+    let out = store.run(&["base", "verify", "mini", "--json"]);
+    assert_eq!(out.code, 1, "{}", out.stderr);
+    let list: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+    let paths: Vec<_> = list.as_array().unwrap().iter().map(|d| d["path"].as_str()).collect();
+    assert!(paths.iter().all(|p| p.unwrap().ends_with("usr/lib/data")), "{list}");
+    assert!(!paths.is_empty());
+}
+
+#[test]
+fn a_base_of_the_same_name_is_refused() {
+    let store = Store::mini("twice", 2);
+    let tree = store.root.join("mini-tree");
+    store.fails(4, &["base", "create", "mini", "--from", &tree.to_string_lossy()]);
+    store.assert_whole();
+    store.ok(&["base", "verify", "mini"]);
+}
+
+#[test]
+fn bases_that_cannot_be_made_leave_nothing() {
+    let store = Store::new("badbase", 2);
+    let tree = mini_tree(&store.root);
+    for (code, args) in [
+        (2, &["base", "create", "b", "--suite", "../x"][..]),
+        (2, &["base", "create", "b", "--suite", "-x=y"]),
+        (2, &["base", "create", "b", "--suite", "bookworm", "--include", "a;b"]),
+        (2, &["base", "create", "b", "--suite", "bookworm", "--mirror", "[trusted=yes] http://x/"]),
+        (2, &["base", "create", "../b", "--from", &tree]),
+        (2, &["base", "create", "B", "--from", &tree]),
+        (3, &["base", "create", "b", "--from", "/nowhere"]),
+        (3, &["base", "show", "b"]),
+        (3, &["base", "verify", "b"]),
+        (3, &["base", "delete", "b", "--yes"]),
+    ] {
+        let out = store.run(args);
+        assert_eq!(out.code, code, "{args:?}: {}", out.stderr);
+        assert!(store.names_in("bases").is_empty(), "{args:?}");
+        store.assert_whole();
+    }
+}
+
+#[test]
+fn a_missing_mmdebstrap_is_named() {
+    let store = Store::new("nommd", 2);
+    let coloc = crate::common::coloc().display();
+    let root = store.root.display();
+    let out = sh(&format!(
+        "exec unshare -m sh -c 'for p in /usr/bin/mmdebstrap /usr/local/bin/mmdebstrap; do \
+         if [ -e $p ]; then mount --bind /dev/null $p || exit 99; fi; done; \
+         {coloc} --root {root} base create b --suite bookworm'"
+    ));
+    let said = out.fails(6);
+    assert!(said.contains("mmdebstrap is not installed"), "{said}");
+    store.assert_whole();
+}
+
+#[test]
+fn a_failing_mmdebstrap_shows_its_last_lines() {
+    let store = Store::new("badmmd", 2);
+    let mirror = "http://127.0.0.1:9/debian";
+    let said = store.fails(1, &["base", "create", "b", "--suite", "bookworm", "--mirror", mirror]);
+    assert!(said.contains("mmdebstrap failed") && said.lines().count() > 2, "{said}");
+    store.assert_whole();
+}
+
+#[test]
+fn a_full_disk_leaves_no_base_and_no_container() {
+    let store = Store::empty("full");
+    let root = store.root.display().to_string();
+    let tree = mini_tree(&store.root);
+    let disk = store.root.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let (coloc, at) = (crate::common::coloc().display(), disk.display());
+    // A small file system that only this shell sees.
+    let turn = crate::common::turn();
+    let out = sh(&format!(
+        "exec unshare -m sh -c '\
+         truncate -s 12M {root}/image && mkfs.ext4 -q -m 0 {root}/image && \
+         mount -o loop {root}/image {at} || exit 99; \
+         c=\"{coloc} --root {at}\"; $c init --containers 2 >&2 || exit 98; \
+         $c base create b --from {tree} >&2 || exit 97; \
+         dd if=/dev/zero of={at}/fill bs=4k 2>/dev/null; \
+         $c base create b2 --from {tree} && exit 96; \
+         $c create x --init builtin --base b && exit 95; \
+         ls {at}/var/lib/coloc/staging {at}/var/lib/coloc/containers {at}/var/lib/coloc/bases >&2; \
+         rm {at}/fill; $c create y --init builtin --base b >&2 || exit 94; \
+         ls {at}/var/lib/coloc/staging {at}/var/lib/coloc/journal {at}/var/lib/coloc/containers; \
+         cat {at}/etc/coloc/coloc.json > {root}/config'"
+    ));
+    drop(turn);
+    let text = std::fs::read_to_string(store.root.join("config")).unwrap_or_default();
+    if let Ok(config) = serde_json::from_str::<serde_json::Value>(&text) {
+        let line = format!("coloc:{}:{}", config["ids"]["start"], config["ids"]["count"]);
+        std::fs::write(store.root.join("claim"), line).unwrap();
+    }
+    assert!(out.stderr.contains("the disk is full"), "{}", out.stderr);
+    let left = out.ok();
+    assert!(!left.contains("create") && left.contains("y\n"), "{left}");
+}
+
+#[test]
+fn bad_names_are_refused_and_leave_nothing() {
+    let store = Store::mini("names", 2);
+    let long = "a".repeat(64);
+    for name in ["", "-a", "a-", "A", "a/b", "..", ".", "a\nb", "a b", "é", "a.b", &long] {
+        let out = store.run(&["create", "--init", "builtin", "--", name]);
+        assert_eq!(out.code, 2, "{name:?}: {}", out.stderr);
+        assert!(out.stderr.lines().count() <= 8, "{}", out.stderr);
+    }
+    assert!(store.names_in("containers").is_empty());
+    assert!(store.names_in("ids").is_empty());
+    store.assert_whole();
+}
+
+#[test]
+fn what_is_not_there_is_refused_with_3() {
+    let store = Store::mini("unknown", 2);
+    for args in [
+        &["create", "x", "--base", "nobase"][..],
+        &["create", "x", "--profile", "noprofile"],
+        &["create", "x", "--owner", "no-such-user"],
+        &["create", "x", "--owner", "../../etc"],
+        &["start", "x"],
+        &["stop", "x"],
+        &["delete", "x", "--yes"],
+        &["status", "x"],
+        &["logs", "x"],
+        &["freeze", "x"],
+    ] {
+        store.fails(3, args);
+    }
+    store.fails(2, &["create", "x", "--init", "upstart"]);
+    store.fails(2, &["create", "x", "--network", "token-ring"]);
+    store.fails(2, &["start"]);
+    store.assert_whole();
+    assert!(store.names_in("containers").is_empty());
+}
+
+#[test]
+fn a_duplicate_is_refused_with_4_and_the_first_stays() {
+    let store = Store::mini("duplicate", 3);
+    let c = Container::create(&store, "same", &["--init", "builtin"]);
+    let before = c.status();
+    store.fails(4, &["create", &c.name, "--init", "builtin"]);
+    assert_eq!(c.status(), before);
+    store.assert_whole();
+}
+
+#[test]
+fn when_no_ids_are_left_it_says_so_and_a_delete_helps() {
+    let store = Store::mini("noids", 1);
+    let first = Container::create(&store, "first", &["--init", "builtin"]);
+    let said = store.fails(4, &["create", "second", "--init", "builtin"]);
+    assert!(said.contains("no id range is left"), "{said}");
+    store.assert_whole();
+    drop(first);
+    store.ok(&["create", "second", "--init", "builtin"]);
+    store.assert_whole();
+}
+
+#[test]
+fn two_containers_and_the_base_share_no_secret() {
+    let store = store();
+    let (a, b) = (Container::create(store, "own-a", &[]), Container::create(store, "own-b", &[]));
+    let base = store.state("bases/debian/generations/1/tree");
+    for path in ["etc/machine-id", "etc/hostname", "etc/ssh/ssh_host_ed25519_key"] {
+        let read = |at: std::path::PathBuf| std::fs::read(at).unwrap_or_default();
+        let (in_a, in_b) = (read(a.private(path)), read(b.private(path)));
+        assert!(!in_a.is_empty() && in_a != in_b, "{path}");
+        assert_ne!(in_a, read(base.join(path)), "{path}");
+    }
+    assert_eq!(mode(a.private("etc/ssh/ssh_host_ed25519_key")), 0o600);
+    let host_name = std::fs::read_to_string(a.private("etc/hostname")).unwrap();
+    assert_eq!(host_name.trim(), a.name);
+}
+
+#[test]
+fn an_owner_has_an_account_a_home_and_sudo() {
+    let c = Container::create(store(), "owned", &["--owner", host_user()]);
+    let passwd = std::fs::read_to_string(c.private("etc/passwd")).unwrap();
+    let line = passwd.lines().find(|l| l.starts_with("colocit:")).unwrap();
+    let id: u64 = line.split(':').nth(2).unwrap().parse().unwrap();
+    let group = std::fs::read_to_string(c.private("etc/group")).unwrap();
+    let sudo = group.lines().find(|l| l.starts_with("sudo:")).unwrap();
+    assert!(sudo.contains("colocit"), "{sudo}");
+    let home = std::fs::metadata(c.private("home/colocit")).unwrap();
+    let start = c.status()["ids"]["start"].as_u64().unwrap();
+    assert_eq!(u64::from(home.uid()), start + id);
+}
+
+#[test]
+fn a_new_container_takes_at_most_4_mib() {
+    let c = Container::create(store(), "disk", &["--owner", host_user()]);
+    let disk = c.status()["disk"].as_u64().unwrap();
+    assert!(disk <= 4 << 20, "{disk} bytes");
+}
+
+#[test]
+fn a_damaged_record_is_shown_and_spares_the_others() {
+    let store = Store::mini("damaged", 4);
+    let good = Container::create(&store, "good", &["--init", "builtin"]);
+    for (word, text) in [("empty", ""), ("cut", "{\"name\": \"c"), ("odd", "[1]")] {
+        let bad = Container::create(&store, word, &["--init", "builtin"]);
+        let record = store.state("containers").join(&bad.name).join("container.json");
+        std::fs::write(&record, text).unwrap();
+        let out = store.run(&["list"]);
+        assert!(out.stderr.contains(&record.display().to_string()), "{}", out.stderr);
+        assert!(out.text().contains(&good.name));
+        assert_eq!(out.code, 0);
+        let rows = store.json(&["list", "--json"]);
+        let row = |name: &str| rows.as_array().unwrap().iter().find(|r| r["name"] == name).unwrap();
+        assert_eq!(row(&bad.name)["state"], "damaged");
+        assert_eq!(row(&good.name)["state"], "stopped");
+        store.fails(7, &["start", &bad.name]);
+        store.fails(7, &["delete", &bad.name, "--yes"]);
+        store.ok(&["start", &good.name]);
+        store.ok(&["stop", &good.name]);
+        store.ok(&["delete", &bad.name, "--yes", "--force"]);
+        store.assert_whole();
+    }
+}

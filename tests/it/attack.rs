@@ -1,0 +1,209 @@
+//! What root inside can try.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::common::{Container, Store, store};
+
+#[test]
+fn root_inside_cannot_write_to_the_base() {
+    let c = Container::started(store(), "attack", &[]);
+    let attempts = [
+        "touch /usr/x",
+        "touch /usr/bin/true",
+        "echo x >> /usr/bin/env",
+        "mount -o remount,bind,rw /usr && touch /usr/x",
+        "mount -o remount,rw /usr && touch /usr/x",
+        "mount --make-private /usr; mount -o remount,bind,rw,suid,dev,exec /usr && touch /usr/x",
+        "mkdir -p /mnt/u && mount --bind /usr /mnt/u && mount -o remount,bind,rw /mnt/u && touch /mnt/u/x",
+        "mkdir -p /mnt/r && mount --rbind / /mnt/r && mount -o remount,bind,rw /mnt/r/usr && touch /mnt/r/usr/x",
+        "unshare -m sh -c 'mount -o remount,bind,rw /usr && touch /usr/x'",
+        "unshare -Urm sh -c 'mount -o remount,bind,rw /usr && touch /usr/x'",
+        "unshare -Urm sh -c 'mount --bind /usr /mnt && mount -o remount,bind,rw /mnt && touch /mnt/x'",
+        "unshare -Um --map-auto --map-root-user sh -c 'touch /usr/x'",
+        "umount /usr && touch /usr/bin/true",
+        "nsenter -t 1 -m sh -c 'mount -o remount,bind,rw /usr && touch /usr/x'",
+        "nsenter -t 1 -a sh -c 'mount -o remount,bind,rw /usr && touch /usr/x'",
+        "chown 1:1 /usr/bin/true",
+        "chmod 4777 /usr/bin/true",
+        "setfattr -n user.x -v y /usr/bin/true",
+        "mv /usr/bin/true /usr/bin/false",
+        "rm -f /usr/bin/true && ! test -e /usr/bin/true",
+    ];
+    for attempt in attempts {
+        let out = c.root_sh(attempt);
+        assert_ne!(out.code, 0, "{attempt}: {} {}", out.text(), out.stderr);
+        assert_ne!(out.code, 125, "{attempt}: {}", out.stderr);
+    }
+    let said = c.store.run(&["base", "verify", "debian"]);
+    assert_eq!(said.code, 0, "{}", said.text());
+}
+
+#[test]
+fn dev_has_only_what_is_listed() {
+    let c = Container::started(store(), "dev", &[]);
+    let allowed = [
+        "null",
+        "zero",
+        "full",
+        "random",
+        "urandom",
+        "tty",
+        "console",
+        "ptmx",
+        "pts",
+        "shm",
+        "mqueue",
+        "fd",
+        "stdin",
+        "stdout",
+        "stderr",
+        "core",
+        "initctl",
+        "log",
+        "hugepages",
+        "char",
+        "block",
+    ];
+    let text = c.root(&["ls", "-A", "/dev"]).ok();
+    for name in text.lines() {
+        assert!(allowed.contains(&name), "/dev/{name}");
+    }
+    for name in &allowed[..9] {
+        assert!(text.lines().any(|l| l == *name), "/dev/{name} is missing");
+    }
+    assert_ne!(c.root_sh("mknod /tmp/sda b 8 0 && head -c1 /tmp/sda").code, 0);
+    assert_ne!(c.root_sh("mknod /root/mem c 1 1 && head -c1 /root/mem").code, 0);
+}
+
+#[test]
+fn root_inside_has_no_power_over_the_host() {
+    let c = Container::started(store(), "power", &["--init", "builtin"]);
+    for attempt in [
+        "v=$(cat /proc/sys/kernel/panic); echo $v > /proc/sys/kernel/panic",
+        "v=$(cat /proc/sys/kernel/core_pattern); echo \"$v\" > /proc/sys/kernel/core_pattern",
+        "echo h > /proc/sysrq-trigger",
+        "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        "date -s @$(date +%s)",
+        "mount -t ext4 /dev/vda /mnt",
+        "mount -o remount,rw /sys",
+        "mount -o remount,rw /proc/sys; v=$(cat /proc/sys/kernel/panic); \
+         echo $v > /proc/sys/kernel/panic",
+        "mount -o remount,rw /proc/sys; v=$(cat /proc/sys/kernel/core_pattern); \
+         echo \"$v\" > /proc/sys/kernel/core_pattern",
+        "echo $$ > /sys/fs/cgroup/../cgroup.procs && test -e /sys/fs/cgroup/../cgroup.procs",
+    ] {
+        let out = c.root_sh(attempt);
+        assert_ne!(out.code, 0, "{attempt}: {}", out.stderr);
+    }
+    let pids = c.root_sh("ls /proc | grep -c '^[0-9]'").ok();
+    assert!(pids.trim().parse::<u32>().unwrap() < 10, "{pids}");
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Trick {
+    Link(&'static str),
+    Fifo,
+    File,
+}
+
+fn play(c: &Container<'_>, path: &str, trick: Trick) {
+    let at = c.private(path);
+    match at.symlink_metadata() {
+        Ok(m) if m.is_dir() => std::fs::remove_dir_all(&at).unwrap(),
+        Ok(_) => std::fs::remove_file(&at).unwrap(),
+        Err(_) => {}
+    }
+    match trick {
+        Trick::Link(to) => symlink(to, &at).unwrap(),
+        Trick::Fifo => {
+            nix::unistd::mkfifo(&at, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+        }
+        Trick::File => std::fs::write(&at, "x").unwrap(),
+    }
+}
+
+type Mark = (u64, i64, u32);
+
+/// Inode, time and mode of files that a link could lead to.
+fn host_marks() -> Vec<(String, Option<Mark>)> {
+    use std::os::unix::fs::MetadataExt;
+    let paths =
+        ["/etc/passwd", "/etc/hostname", "/etc/machine-id", "/dev", "/proc", "/", "/bin/sh"];
+    let paths = paths.iter().chain(&["/run", "/sys", "/usr", "/dev/null", "/etc/hosts"]);
+    let mark = |p: &str| {
+        std::fs::metadata(p)
+            .ok()
+            .map(|m| (m.ino(), if m.is_file() { m.mtime() } else { 0 }, m.mode()))
+    };
+    paths.map(|p| (p.to_string(), mark(p))).collect()
+}
+
+#[test]
+fn hostile_trees_start_or_fail_clearly_and_never_touch_the_host() {
+    let store = Store::mini("tricks", 60);
+    let secret = store.root.join("secret");
+    std::fs::create_dir(&secret).unwrap();
+    let to_secret: &'static str = secret.to_string_lossy().into_owned().leak();
+    let before = host_marks();
+    let tricks = [
+        Trick::Link("/"),
+        Trick::Link("/etc"),
+        Trick::Link("../../../../../../../../etc"),
+        Trick::Link("loop"),
+        Trick::Link(to_secret),
+        Trick::Fifo,
+        Trick::File,
+    ];
+    let paths =
+        ["dev", "proc", "sys", "run", "usr", "etc", "etc/passwd", "etc/group", "tmp", "root"];
+    for path in paths {
+        for (n, trick) in tricks.into_iter().enumerate() {
+            let word = format!("t{}-{n}", path.replace('/', "-"));
+            let c = Container::create(&store, &word, &["--init", "builtin"]);
+            play(&c, path, trick);
+            let started = c.run("start", &[]);
+            if started.code == 0 {
+                let entered = c.root(&["true"]);
+                assert!(
+                    entered.code == 0 || entered.stderr.contains("coloc: "),
+                    "{path} {trick:?}: {} {}",
+                    entered.code,
+                    entered.stderr
+                );
+                let out = c.ok("stop", &["--timeout", "5"]);
+                assert!(out.contains("stopped") || out.contains("killed"), "{out}");
+            } else {
+                let said = &started.stderr;
+                assert!(
+                    said.starts_with("coloc: cannot start") && !said.contains("panicked"),
+                    "{path} {trick:?}: {said}"
+                );
+            }
+            c.store.ok(&["list"]);
+            c.ok("status", &[]);
+            c.ok("delete", &["--yes", "--force"]);
+        }
+    }
+    assert_eq!(host_marks(), before);
+    assert_eq!(std::fs::read_dir(&secret).unwrap().count(), 0);
+    assert!(!Path::new("/loop").exists());
+    store.ok(&["base", "verify", "mini"]);
+}
+
+#[test]
+fn a_hostile_account_file_is_no_way_out() {
+    let store = Store::mini("accounts", 4);
+    let c = Container::started(&store, "passwd", &["--init", "builtin"]);
+    for text in [
+        "root:x:4294967295:4294967295::/:/bin/sh\n",
+        "root:x:65536:65536::/:/bin/sh\n",
+        "root:x:-1:-1::/:/bin/sh\n",
+        "root\n:::::\n\0\0",
+        "",
+    ] {
+        std::fs::write(c.private("etc/passwd"), text).unwrap();
+        let out = c.root(&["id", "-u"]);
+        assert!(out.code == 125 || out.text() == "0\n", "{text:?}: {out:?}");
+    }
+}

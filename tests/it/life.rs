@@ -1,0 +1,242 @@
+//! Start, stop, reboot, freeze, and a supervisor that is killed.
+
+use crate::common::{Container, Store, host_user, kill, sh, store, until};
+
+#[test]
+fn systemd_inside_is_running_with_no_failed_unit() {
+    let c = Container::started(store(), "boot", &["--owner", host_user()]);
+    assert_eq!(c.root(&["systemctl", "is-system-running"]).ok(), "running\n");
+    assert_eq!(c.root(&["systemctl", "--failed", "--no-legend", "--plain"]).ok(), "");
+    assert_eq!(c.status()["init"], "systemd");
+    assert_eq!(c.root(&["hostname"]).ok().trim(), c.name);
+}
+
+#[test]
+fn starting_and_stopping_twice_is_no_error() {
+    let c = Container::create(store(), "twice", &[]);
+    assert!(c.ok("stop", &[]).contains("does not run"));
+    c.ok("start", &["--wait"]);
+    let pid = c.status()["pid"].clone();
+    assert!(c.ok("start", &[]).contains("already"));
+    assert_eq!(c.status()["pid"], pid);
+    assert!(c.ok("stop", &[]).contains("stopped"));
+    assert!(c.ok("stop", &[]).contains("does not run"));
+    assert_eq!(c.word(), "stopped");
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn list_and_status_have_their_keys() {
+    let c = Container::started(store(), "keys", &["--owner", host_user()]);
+    let rows = c.store.json(&["list", "--json"]);
+    let row = rows.as_array().unwrap().iter().find(|r| r["name"] == c.name.as_str()).unwrap();
+    assert_eq!(row["state"], "running");
+    assert_eq!(row["base"], "debian");
+    assert_eq!((&row["generation"], &row["current_generation"]), (&1.into(), &1.into()));
+    assert_eq!(row["owners"][0], host_user());
+    assert_eq!((&row["init"], &row["network"]), (&"systemd".into(), &"private".into()));
+    assert!(row["pid"].as_i64().unwrap() > 1 && row["profile"].is_string());
+    let status = c.status();
+    for key in ["uptime_seconds", "processes", "memory", "disk", "supervisor_pid"] {
+        assert!(status[key].is_u64(), "{key}: {status}");
+    }
+    for key in ["started", "machine_id", "cgroup", "path"] {
+        assert!(status[key].is_string(), "{key}: {status}");
+    }
+    assert_eq!(status["ids"]["count"], 65536);
+    let everything = c.store.ok(&["status"]);
+    assert!(everything.contains(&c.name) && c.store.ok(&["list"]).contains(&c.name));
+}
+
+#[test]
+fn a_reboot_from_inside_comes_back() {
+    let c = Container::started(store(), "reboot", &[]);
+    let first = c.status()["pid"].as_i64().unwrap();
+    c.root(&["systemctl", "--no-block", "reboot"]);
+    until("another init runs", || c.status()["pid"].as_i64().is_some_and(|pid| pid != first));
+    c.ok("start", &["--wait"]);
+    assert_eq!(c.root(&["systemctl", "is-system-running"]).ok(), "running\n");
+    c.ok("stop", &[]);
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn a_poweroff_from_inside_stops_it_and_leaves_no_cgroup() {
+    let c = Container::started(store(), "poweroff", &[]);
+    assert!(!c.cgroups().is_empty());
+    c.root(&["systemctl", "--no-block", "poweroff"]);
+    until("it is stopped", || c.word() == "stopped");
+    until("its cgroups are gone", || c.cgroups().is_empty());
+    c.ok("start", &[]);
+    assert_eq!(c.word(), "running");
+}
+
+#[test]
+fn a_frozen_container_is_not_entered_and_goes_on_when_thawed() {
+    let c = Container::started(store(), "frozen", &[]);
+    c.ok("freeze", &[]);
+    assert_eq!(c.word(), "frozen");
+    let said = c.root(&["true"]).fails(125);
+    assert!(said.contains("frozen"), "{said}");
+    c.ok("freeze", &[]);
+    c.ok("thaw", &[]);
+    assert_eq!(c.word(), "running");
+    c.root(&["true"]).ok();
+    c.ok("freeze", &[]);
+    c.ok("stop", &[]);
+    assert_eq!(c.word(), "stopped");
+    let said = c.run("freeze", &[]).fails(4);
+    assert!(said.contains("does not run"), "{said}");
+}
+
+#[test]
+fn a_running_container_is_deleted_only_by_force() {
+    let c = Container::started(store(), "force", &[]);
+    let said = c.run("delete", &["--yes"]).fails(4);
+    assert!(said.contains("running"), "{said}");
+    c.root(&["true"]).ok();
+    c.ok("delete", &["--yes", "--force"]);
+    c.run("status", &[]).fails(3);
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn stop_with_no_time_kills() {
+    let c = Container::started(store(), "killed", &[]);
+    assert!(c.ok("stop", &["--timeout", "0"]).contains("killed"));
+    assert_eq!(c.word(), "stopped");
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn restart_gives_a_new_init() {
+    let c = Container::started(store(), "restart", &["--init", "builtin"]);
+    let pid = c.status()["pid"].clone();
+    c.ok("restart", &[]);
+    assert_ne!(c.status()["pid"], pid);
+    assert_eq!(c.word(), "running");
+}
+
+#[test]
+fn a_room_with_the_builtin_init_runs_and_stops_when_asked() {
+    let c = Container::started(store(), "room", &["--init", "builtin"]);
+    assert_eq!(c.status()["init"], "builtin");
+    c.root(&["true"]).ok();
+    c.root_sh("sleep 1000 >/dev/null 2>&1 & exit 0").ok();
+    assert_eq!(c.ok("stop", &["--timeout", "30"]), format!("stopped {}\n", c.name));
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn names_that_fail_do_not_keep_the_others() {
+    let store = Store::mini("many", 3);
+    let c = Container::create(&store, "one", &["--init", "builtin"]);
+    store.fails(3, &["start", "missing", &c.name]);
+    assert_eq!(c.word(), "running");
+    store.fails(3, &["stop", "--timeout", "5", "missing", &c.name]);
+    assert_eq!(c.word(), "stopped");
+    store.ok(&["start", "--all"]);
+    assert_eq!(c.word(), "running");
+    store.ok(&["stop", "--all"]);
+    assert_eq!(c.word(), "stopped");
+}
+
+fn interfaces(text: &str) -> Vec<String> {
+    let mut names: Vec<_> = text
+        .lines()
+        .filter_map(|l| l.split_once(':'))
+        .map(|(name, _)| name.trim().to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_network_is_private_or_the_hosts() {
+    let host = Container::started(store(), "net-host", &["--network", "host", "--init", "builtin"]);
+    let own = Container::started(store(), "net-own", &["--init", "builtin"]);
+    let here = std::fs::read_to_string("/proc/net/dev").unwrap();
+    let inside = |c: &Container<'_>| interfaces(&c.root(&["cat", "/proc/net/dev"]).ok());
+    assert_eq!(inside(&host), interfaces(&here));
+    assert_eq!(inside(&own), ["lo"]);
+    let lo = own.root(&["ip", "-o", "link", "show", "lo"]).ok();
+    assert!(lo.contains("UP"), "{lo}");
+}
+
+#[test]
+fn systemd_on_the_hosts_network_is_running_with_no_failed_unit() {
+    let c = Container::create(store(), "net-boot", &["--network", "host"]);
+    let out = c.run("start", &["--wait"]);
+    let failed = c.root(&["systemctl", "--failed", "--no-legend", "--plain"]).text();
+    assert_eq!((out.code, failed.as_str()), (0, ""), "{}", out.stderr);
+}
+
+#[test]
+fn without_its_supervisor_a_container_goes_on_and_gets_a_new_one() {
+    let c = Container::started(store(), "orphan", &[]);
+    let init = c.status()["pid"].clone();
+    kill(c.status()["supervisor_pid"].as_i64().unwrap());
+    until("the supervisor is gone", || c.status()["supervisor_pid"].is_null());
+    assert_eq!(c.word(), "running");
+    assert!(c.ok("status", &[]).contains("gone"));
+    c.root(&["true"]).ok();
+    let said = c.ok("start", &[]);
+    assert!(said.contains("its supervisor was gone"), "{said}");
+    assert_eq!(c.status()["pid"], init);
+    assert!(c.status()["supervisor_pid"].is_u64());
+    c.root(&["true"]).ok();
+    c.ok("stop", &[]);
+    assert_eq!(c.word(), "stopped");
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn without_its_supervisor_a_container_can_be_stopped_and_cleaned_up() {
+    let c = Container::started(store(), "orphan2", &["--init", "builtin"]);
+    kill(c.status()["supervisor_pid"].as_i64().unwrap());
+    until("the supervisor is gone", || c.status()["supervisor_pid"].is_null());
+    c.ok("stop", &[]);
+    assert_eq!(c.cgroups(), [""; 0]);
+    c.ok("start", &[]);
+    // Both die: the next start has to clean up what they left.
+    let status = c.status();
+    kill(status["supervisor_pid"].as_i64().unwrap());
+    kill(status["pid"].as_i64().unwrap());
+    until("it is stopped", || c.word() == "stopped");
+    c.ok("start", &[]);
+    c.root(&["true"]).ok();
+}
+
+#[test]
+fn logs_show_what_init_wrote() {
+    let c = Container::started(store(), "logs", &[]);
+    let log = c.ok("logs", &[]);
+    assert!(log.contains("systemd") || log.contains("Debian"), "{log}");
+    c.root_sh("echo a-line-on-the-console > /dev/console").ok();
+    until("the line is in the log", || c.ok("logs", &[]).contains("a-line-on-the-console"));
+}
+
+#[test]
+fn the_console_is_attached_to_and_left() {
+    let c = Container::started(store(), "console", &["--init", "builtin"]);
+    let program = format!(
+        "{} --root {} console {}",
+        crate::common::coloc().display(),
+        c.store.root.display(),
+        c.name
+    );
+    // script(1) gives it a terminal; three times ^] leave it.
+    let out = sh(&format!(
+        "(sleep 1; printf '\\035\\035\\035'; sleep 5) | timeout 60 script -qec '{program}' /dev/null"
+    ));
+    assert_eq!(out.code, 0, "{} {}", out.text(), out.stderr);
+    assert_eq!(c.word(), "running");
+}
+
+#[test]
+fn the_plan_is_printed_without_doing_it() {
+    let c = Container::create(store(), "plan", &[]);
+    let plan = c.ok("plan", &[]);
+    assert!(plan.contains("map ids") && plan.contains("/usr"), "{plan}");
+    assert_eq!(c.word(), "stopped");
+}

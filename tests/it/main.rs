@@ -1,0 +1,13 @@
+//! Black-box tests: they drive the installed program, as root, over a real Debian base and over
+//! a tiny one of busybox.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// What tests write need not survive a crash.
+#![allow(clippy::disallowed_methods)]
+
+mod admin;
+mod attack;
+mod common;
+mod crash;
+mod enter;
+mod life;
+mod race;

@@ -1,0 +1,21 @@
+# reap.sh COLOC STORE…: stops and deletes all that is in these stores, and the stores.
+# reap.sh COLOC --after PID: the same for all stores of a test run, once that has ended.
+coloc=$1
+shift
+if [ "$1" = --after ]; then
+    pid=$2
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+    set -- /var/tmp/coloc-it-"$pid"-*
+fi
+for store; do
+    [ -d "$store" ] || continue
+    if [ -e "$store/etc/coloc/coloc.json" ]; then
+        "$coloc" --root "$store" stop --all --timeout 0
+        "$coloc" --root "$store" delete --all --force --yes
+    fi
+    if [ -e "$store/claim" ]; then
+        line=$(cat "$store/claim")
+        sed -i "\\|^$line\$|d" /etc/subuid /etc/subgid
+    fi
+    rm -rf --one-file-system "$store"
+done
