@@ -67,10 +67,12 @@ impl Engine {
         work.begin(&self.layout)?;
         let result = self.build(&mut record, &work.staging(&self.layout), &tree, &mut accounts);
         if let Err(e) = result {
-            // Undo at once what recovery would undo later.
-            let _ = crate::tree::remove(&work.staging(&self.layout));
-            let _ = ids::release_all(&self.layout, self.config.ids, name);
-            let _ = work.end(&self.layout);
+            // Undo at once what recovery would undo later; what cannot be undone now is its.
+            let undone = crate::tree::remove(&work.staging(&self.layout))
+                .and_then(|()| self.release_unless_there(name));
+            if undone.is_ok() {
+                let _ = work.end(&self.layout);
+            }
             return Err(e.context(format!("cannot create {name}")));
         }
         work.end(&self.layout)?;

@@ -24,6 +24,7 @@ impl Engine {
             Kind::Damaged if force => Ok(None),
             _ => Err(e),
         })?;
+        self.refuse_orphans(name)?;
         self.clean_up(name);
         let work = Work::Delete { name: name.clone(), ids: range };
         work.begin(&self.layout)?;

@@ -1,12 +1,15 @@
 //! `coloc shell` and `coloc exec`.
 
+use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::cgroup;
 use crate::runtime::enter::{self, Program};
 use crate::runtime::plan::Step;
+use crate::runtime::relay::gone_within;
 use crate::store::running::State;
 use crate::store::{Name, Record};
 use crate::sys::path::open_dir;
@@ -212,27 +215,41 @@ impl Engine {
     }
 
     /// Runs a command of coloc's own inside as root, without streams; whether it went well.
-    pub(super) fn run_quietly(&self, name: &Name, command: &[&str]) -> bool {
-        self.output(name, command).is_ok_and(|(end, _)| end == End::Code(0))
+    pub(super) fn run_quietly(&self, name: &Name, command: &[&str], limit: Duration) -> bool {
+        self.output(name, command, limit).is_ok_and(|(well, _)| well)
     }
 
     /// What `systemctl is-system-running` says inside.
     pub(super) fn system_state(&self, name: &Name) -> Result<String> {
-        let (_, text) = self.output(name, &["systemctl", "is-system-running"])?;
+        let command = ["systemctl", "is-system-running"];
+        let (_, text) = self.output(name, &command, Duration::from_secs(30))?;
         Ok(file::printable(text.lines().next().unwrap_or("unknown").trim()))
     }
 
-    /// Runs a command inside as root, by a second coloc, and gives what it printed.
-    fn output(&self, name: &Name, command: &[&str]) -> Result<(End, String)> {
-        let out = std::process::Command::new("/proc/self/exe")
+    /// Runs a command inside as root, by a second coloc, and gives whether it went well and what
+    /// it printed. The program is the container's: it may hang, which costs `limit`, or flood
+    /// us, which a full pipe stops.
+    fn output(&self, name: &Name, command: &[&str], limit: Duration) -> Result<(bool, String)> {
+        use std::process::{Command, Stdio};
+        let mut child = Command::new("/proc/self/exe")
             .arg("--root")
             .arg(self.layout.root())
             .args(["exec", "--user", "root", name.as_str(), "--"])
             .args(command)
-            .stdin(std::process::Stdio::null())
-            .output()?;
-        let text = String::from_utf8_lossy(&out.stdout).chars().take(4096).collect();
-        Ok((End::Code(out.status.code().unwrap_or(1)), text))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let pidfd = crate::sys::process::pidfd(child.id() as i32)?;
+        if !gone_within(&pidfd, limit) {
+            child.kill()?;
+        }
+        let well = child.wait()?.success();
+        let mut text = Vec::new();
+        if let Some(pipe) = child.stdout.take() {
+            pipe.take(4096).read_to_end(&mut text)?;
+        }
+        Ok((well, String::from_utf8_lossy(&text).into_owned()))
     }
 }
 

@@ -38,7 +38,7 @@ impl Engine {
 
     /// A container that is in its place keeps its ids: it was made in full, or it was to be
     /// deleted and had not left yet.
-    fn release_unless_there(&self, name: &Name) -> Result<()> {
+    pub(super) fn release_unless_there(&self, name: &Name) -> Result<()> {
         if self.layout.container(name).exists() {
             return Ok(());
         }

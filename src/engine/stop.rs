@@ -45,15 +45,21 @@ impl Engine {
 
     fn stop_locked(&self, name: &Name, timeout: Duration) -> Result<(Outcome, Option<OwnedFd>)> {
         let Some((state, init)) = State::alive(&self.layout, name) else {
+            let orphans = self.orphans(name);
+            if let Some(payload) = &orphans {
+                cgroup::kill(payload)?;
+                cgroup::remove(std::slice::from_ref(payload));
+            }
             self.clean_up(name);
-            return Ok((Outcome::Already, None));
+            let outcome = if orphans.is_some() { Outcome::Killed } else { Outcome::Already };
+            return Ok((outcome, None));
         };
         if cgroup::frozen(&state.cgroup) {
             cgroup::freeze(&state.cgroup, false)?;
         }
         let mut outcome = Outcome::Stopped;
         if !(timeout > Duration::ZERO
-            && self.ask(&state, &init, name)
+            && self.ask(&state, &init, name, timeout)
             && gone_within(&init, timeout))
         {
             outcome = Outcome::Killed;
@@ -70,10 +76,10 @@ impl Engine {
     }
 
     /// Asks the init to power off; false if it cannot be asked.
-    fn ask(&self, state: &State, init: &OwnedFd, name: &Name) -> bool {
+    fn ask(&self, state: &State, init: &OwnedFd, name: &Name, limit: Duration) -> bool {
         match InitKind::of_word(&state.init_kind).poweroff_signal() {
             Some(signal) => process::signal(init, signal).is_ok(),
-            None => self.run_quietly(name, &["/sbin/init", "0"]),
+            None => self.run_quietly(name, &["/sbin/init", "0"], limit),
         }
     }
 

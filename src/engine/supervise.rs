@@ -43,6 +43,7 @@ impl Engine {
 
     /// Starts the container; its state is on record before its init is executed.
     fn begin(&self, name: &Name) -> Result<(Job, Vec<OwnedFd>)> {
+        self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
         let (plan, kind) = self.plan(&record)?;
@@ -78,6 +79,7 @@ impl Engine {
             console: started.console.as_raw_fd(),
             slave: started.slave.as_raw_fd(),
             notify: started.notify.as_raw_fd(),
+            poweroff: poweroff_signal(kind),
             ..self.job(name)
         };
         Ok((job, vec![started.init.pidfd, started.console, started.slave, started.notify]))
@@ -101,7 +103,8 @@ impl Engine {
             let _ = cgroup::put(&dir.join("supervisor"), process::own_pid());
         }
         state.save(&self.layout, name)?;
-        let job = Job { init: init.as_raw_fd(), ..self.job(name) };
+        let poweroff = poweroff_signal(InitKind::of_word(&state.init_kind));
+        let job = Job { init: init.as_raw_fd(), poweroff, ..self.job(name) };
         Ok((job, vec![init]))
     }
 
@@ -115,6 +118,7 @@ impl Engine {
             console: -1,
             slave: -1,
             notify: -1,
+            poweroff: 0,
         }
     }
 
@@ -135,6 +139,32 @@ impl Engine {
         }
         let args = ["supervise".into(), name.as_str().into()];
         Err(monitor::exec_self(self.layout.root(), &args))
+    }
+
+    /// The payload cgroup of `name`, if processes are in it of which no state is on record: the
+    /// file in /run was lost, or a newer coloc wrote it. The kernel's word counts, not the file's.
+    pub(super) fn orphans(&self, name: &Name) -> Option<std::path::PathBuf> {
+        if State::load(&self.layout, name).is_some() {
+            return None;
+        }
+        let v2 = cgroup::host().ok()?.v2;
+        let unit = unit::name(&self.layout, name);
+        [v2.join(self.layout.id()).join(name.as_str()), v2.join("coloc.slice").join(unit)]
+            .into_iter()
+            .map(|dir| dir.join("payload"))
+            .find(|payload| cgroup::populated(payload))
+    }
+
+    /// Refuses to touch a container that runs without a record of it.
+    pub(super) fn refuse_orphans(&self, name: &Name) -> Result<()> {
+        if self.orphans(name).is_none() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::State,
+            format!("{name} runs, but its state in {} is lost", self.layout.run_of(name).display()),
+        )
+        .hint(format!("end what runs: coloc stop {name}")))
     }
 
     /// Removes what is left in /run and the cgroups of a container that does not run. The
@@ -179,6 +209,11 @@ impl Engine {
     pub fn settings(&self, record: &Record) -> Result<Settings> {
         Profile::load(&self.layout, &record.profile)?.settings(&record.overrides)
     }
+}
+
+/// What a supervisor sends that is asked to end; sysvinit knows SIGPWR, of all signals.
+fn poweroff_signal(kind: InitKind) -> i32 {
+    kind.poweroff_signal().unwrap_or(libc::SIGPWR)
 }
 
 fn host_facts(settings: Settings) -> HostFacts {

@@ -222,7 +222,7 @@ fn become_init(
     rustix::process::setsid().named(|| "setsid".into())?;
     tty::take_stdio([console.as_fd(); 3])?;
     sys::process::close_others_on_exec()?;
-    sys::process::unblock_signals()?;
+    sys::process::default_signals()?;
     if kind == "builtin" {
         super::init::run();
     }

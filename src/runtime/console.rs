@@ -1,6 +1,6 @@
 //! `coloc console`: the caller's terminal on the container's console.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -17,15 +17,17 @@ const LEAVE: u8 = 0x1d;
 /// Talks until the caller leaves or the container ends; true when the caller left.
 pub fn attach(run: &Path) -> Result<bool> {
     let socket = connect(run)?;
+    // Before the terminal is raw: each of these must give it back.
+    let ends = [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+    let signals = process::signal_fd(&[&ends[..], &[libc::SIGWINCH]].concat())?;
     let _raw = tty::is_terminal(std::io::stdin())
         .then(|| tty::RawMode::set(std::io::stdin()))
         .transpose()?;
-    let resized = process::signal_fd(&[libc::SIGWINCH])?;
     tell_size(&socket);
     let mut typed = 0;
     let mut input = Some(std::io::stdin());
     loop {
-        let (from_socket, from_signal, from_input) = wait_for(&socket, &resized, input.as_ref());
+        let (from_socket, from_signal, from_input) = wait_for(&socket, &signals, input.as_ref());
         if from_socket {
             let mut buffer = [0; 4096];
             let n = rustix::io::read(&socket, &mut buffer).unwrap_or(0);
@@ -36,14 +38,20 @@ pub fn attach(run: &Path) -> Result<bool> {
             out.write_all(&buffer[..n])?;
             out.flush()?;
         }
-        if from_signal && process::next_signal(&resized).is_some() {
-            tell_size(&socket);
+        if from_signal {
+            match process::next_signal(&signals) {
+                Some(libc::SIGWINCH) => tell_size(&socket),
+                Some(_) => return Ok(true),
+                None => {}
+            }
         }
         if from_input {
             let mut keys = [0; 1024];
-            let n = std::io::stdin().read(&mut keys)?;
+            // Not by std's buffer, in which keys would wait unseen by poll.
+            let n = rustix::io::read(std::io::stdin(), &mut keys).unwrap_or(0);
             if n == 0 {
                 input = None;
+                continue;
             }
             for key in &keys[..n] {
                 typed = if *key == LEAVE { typed + 1 } else { 0 };
@@ -58,10 +66,10 @@ pub fn attach(run: &Path) -> Result<bool> {
 
 fn wait_for(
     socket: &OwnedFd,
-    resized: &OwnedFd,
+    signals: &OwnedFd,
     input: Option<&std::io::Stdin>,
 ) -> (bool, bool, bool) {
-    let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::new(resized, PollFlags::IN)];
+    let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
     if let Some(input) = input {
         fds.push(PollFd::new(input, PollFlags::IN));
     }

@@ -58,6 +58,9 @@ const NOT_FOUND: i32 = 127;
 /// Exit code for a failure of coloc's own.
 pub const OWN_FAILURE: i32 = 125;
 
+/// For how long the helper may take. Root inside can freeze the cgroup that it is born in.
+const HELPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Runs `program` in the container of `state`, whose init `init` refers to, with a pty of size
 /// `terminal`, or with pipes; relays its streams to ours until it ends.
 pub fn run(
@@ -95,6 +98,12 @@ pub fn run(
         cgroup::put(dir, helper.pid)?;
     }
     fdpass::send(&ours, b"enter", &[])?;
+    if !relay::readable_within(&ours, HELPER_LIMIT) {
+        let _ = process::signal(&helper.pidfd, libc::SIGKILL);
+        let _ = process::wait(helper.pidfd.as_fd());
+        return Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
+            .hint("coloc stop --timeout 0 ends it whatever it does"));
+    }
     let (bytes, fds) = fdpass::receive(&ours)?;
     process::wait(helper.pidfd.as_fd())?;
     let mut fds = fds.into_iter();
@@ -195,7 +204,7 @@ fn become_program(
             tty::take_stdio(streams)?;
         }
         process::close_others_on_exec()?;
-        process::unblock_signals()?;
+        process::default_signals()?;
         bound(&program.bounding)?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
         process::become_user(program.uid, program.gid, &program.groups)?;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
+use rustix::net::RecvFlags;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::{self, Named, process};
@@ -43,6 +44,8 @@ pub struct Job {
     pub console: i32,
     /// Descriptor of the console's slave; -1 as above.
     pub slave: i32,
+    /// The signal that asks init to power off.
+    pub poweroff: i32,
     /// Descriptor of the notify socket; -1 when init has reported.
     pub notify: i32,
 }
@@ -61,6 +64,7 @@ impl Job {
             number(self.console),
             number(self.slave),
             number(self.notify),
+            number(self.poweroff),
         ]
     }
 
@@ -78,6 +82,7 @@ impl Job {
             console: number()?,
             slave: number()?,
             notify: number()?,
+            poweroff: number()?,
         })
     }
 
@@ -153,14 +158,15 @@ fn watch(job: &Job) -> Result<OwnedFd> {
         if ready[0] {
             return Ok(init);
         }
-        if ready[1] {
-            desk.client = rustix::net::accept(&listener).ok();
-        }
         if ready[2] && process::next_signal(&term).is_some() {
-            let _ = process::signal(&init, process::sig_poweroff());
+            let _ = process::signal(&init, job.poweroff);
         }
         if ready[4] {
             desk.serve();
+        }
+        // After it, which is for the client that was heard.
+        if ready[1] {
+            desk.client = rustix::net::accept(&listener).ok();
         }
         if ready[5] && notify.as_ref().is_some_and(says_ready) {
             let _ = File::create(job.run.join(BOOTED));
@@ -249,7 +255,11 @@ impl Desk {
     fn serve(&mut self) {
         let Some(client) = &self.client else { return };
         let mut buffer = [0; 4096];
-        let n = rustix::io::read(client, &mut buffer).unwrap_or(0);
+        let n = match rustix::net::recv(client, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((n, _)) => n,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Err(_) => 0,
+        };
         match (buffer[..n].split_first(), &self.console) {
             (None, _) => self.client = None,
             (Some((b'd', keys)), Some(console)) => {
@@ -317,6 +327,7 @@ mod tests {
             console: 4,
             slave: 5,
             notify: -1,
+            poweroff: 37,
         };
         assert_eq!(Job::from_args(job.to_args().into_iter().skip(1)), Some(job));
         assert_eq!(Job::from_args(std::iter::empty()), None);

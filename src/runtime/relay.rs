@@ -1,7 +1,7 @@
 //! The caller's side of a program that runs inside: bytes, window size and signals go through,
 //! descriptors do not.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,69 +28,83 @@ const CHUNK: usize = 4096;
 /// For how long a hung-up session may take to end before the caller leaves it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// One direction: what was read and is not written yet is all it holds.
-struct Flow<'a> {
-    from: Option<BorrowedFd<'a>>,
-    to: Option<BorrowedFd<'a>>,
+/// One direction: what was read and is not written yet is all it holds. It owns its ends, so
+/// that the program sees the end of its input the moment that ours is over.
+struct Flow {
+    from: Option<OwnedFd>,
+    to: Option<OwnedFd>,
     pending: Vec<u8>,
 }
 
-impl<'a> Flow<'a> {
-    fn new(from: BorrowedFd<'a>, to: BorrowedFd<'a>) -> Self {
+impl Flow {
+    fn new(from: OwnedFd, to: OwnedFd) -> Self {
         Self { from: Some(from), to: Some(to), pending: Vec::new() }
     }
 
     /// What it waits for: something to read, or room to write what it has.
-    fn wants(&self) -> Option<PollFd<'a>> {
+    fn wants(&self) -> Option<PollFd<'_>> {
         if !self.pending.is_empty() {
-            return self.to.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+            return self.to.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT));
         }
-        self.from.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        self.from.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN))
     }
 
     /// One read, or one write. Either end that is over ends the flow.
     fn advance(&mut self) {
         if self.pending.is_empty() {
             let mut buffer = [0; CHUNK];
-            match self.from.map(|fd| rustix::io::read(fd, &mut buffer)) {
+            match self.from.as_ref().map(|fd| rustix::io::read(fd, &mut buffer)) {
                 Some(Ok(n)) if n > 0 => self.pending.extend_from_slice(&buffer[..n]),
                 Some(Err(Errno::AGAIN | Errno::INTR)) => {}
-                _ => self.from = None,
+                _ => self.end(),
             }
         } else {
             let n = self.pending.len().min(CHUNK);
-            match self.to.map(|fd| rustix::io::write(fd, &self.pending[..n])) {
+            match self.to.as_ref().map(|fd| rustix::io::write(fd, &self.pending[..n])) {
                 Some(Ok(n)) => drop(self.pending.drain(..n)),
                 Some(Err(Errno::AGAIN | Errno::INTR)) => {}
-                _ => (self.from, self.to, self.pending) = (None, None, Vec::new()),
+                _ => self.end(),
             }
         }
     }
 
-    fn over(&self) -> bool {
-        self.pending.is_empty() && (self.from.is_none() || self.to.is_none())
+    fn end(&mut self) {
+        (self.from, self.to, self.pending) = (None, None, Vec::new());
     }
 
-    /// After the end of the program: passes on what is there already, and waits for no more.
-    fn finish(&mut self) {
+    /// After the end of the program: passes on what is there already, and waits for no more;
+    /// a signal to us ends it, as whoever reads our output may have stopped doing so.
+    fn finish(&mut self, signals: &OwnedFd) {
         let mut left = LAST_BYTES;
-        while left > 0 && !self.over() {
-            if self.pending.is_empty() {
-                let Some(mut fd) = self.wants() else { return };
-                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-                if poll(std::slice::from_mut(&mut fd), Some(&now)).unwrap_or(0) == 0 {
-                    return;
-                }
+        while left > 0 || !self.pending.is_empty() {
+            let reading = self.pending.is_empty();
+            let Some(fd) = self.wants() else { return };
+            let mut fds = [fd, PollFd::new(signals, PollFlags::IN)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let ready = poll(&mut fds, reading.then_some(&now)).unwrap_or(0);
+            let [own, signal] = fds.map(|fd| !fd.revents().is_empty());
+            if signal && process::next_signal(signals).is_some_and(ends_us) {
+                return;
+            }
+            if own {
                 self.advance();
+            } else if reading && ready == 0 {
+                return;
+            }
+            if reading {
                 left = left.saturating_sub(self.pending.len().max(1));
-            } else {
-                if let Some(mut fd) = self.wants() {
-                    let _ = poll(std::slice::from_mut(&mut fd), None);
-                }
-                self.advance();
             }
         }
     }
+}
+
+/// Whether a signal asks us to end, as SIGWINCH and SIGPIPE do not.
+fn ends_us(signal: i32) -> bool {
+    signal != libc::SIGWINCH && signal != libc::SIGPIPE
+}
+
+fn copy_of(fd: impl AsFd) -> Result<OwnedFd> {
+    Ok(fd.as_fd().try_clone_to_owned()?)
 }
 
 /// Works until the program behind `pidfd` has ended, and tells how it did.
@@ -120,28 +134,27 @@ fn nonblocking(fd: &OwnedFd) -> Result<()> {
 fn run_pty(master: OwnedFd, pidfd: &OwnedFd, signals: &OwnedFd) -> Result<End> {
     let (input, output) = (std::io::stdin(), std::io::stdout());
     let raw = tty::RawMode::set(&input)?;
-    let hung_up = {
-        let mut flows =
-            [Flow::new(input.as_fd(), master.as_fd()), Flow::new(master.as_fd(), output.as_fd())];
-        let hung_up = turn(&mut flows, pidfd, signals, &mut |signal| match signal {
-            libc::SIGWINCH => {
-                if let Some(size) = tty::size(&input) {
-                    let _ = tty::set_size(&master, size);
-                }
-                false
+    let mut flows = [
+        Flow::new(copy_of(&input)?, copy_of(&master)?),
+        Flow::new(copy_of(&master)?, copy_of(&output)?),
+    ];
+    let hung_up = turn(&mut flows, pidfd, signals, &mut |signal| match signal {
+        libc::SIGWINCH => {
+            if let Some(size) = tty::size(&input) {
+                let _ = tty::set_size(&master, size);
             }
-            // Our own terminal is gone, or we are to be: the session inside is hung up.
-            libc::SIGHUP | libc::SIGTERM => true,
-            _ => false,
-        });
-        if !hung_up {
-            flows[1].finish();
+            false
         }
-        hung_up
-    };
+        // Our own terminal is gone, or we are to be: the session inside is hung up.
+        libc::SIGHUP | libc::SIGTERM => true,
+        _ => false,
+    });
+    if !hung_up {
+        flows[1].finish(signals);
+    }
     drop(raw);
     // With the master goes the terminal inside: its session gets SIGHUP.
-    drop(master);
+    drop((flows, master));
     if hung_up {
         let _ = process::signal(pidfd, libc::SIGHUP);
         return Ok(end_within(pidfd, GRACE)?.unwrap_or(End::Signal(libc::SIGHUP)));
@@ -151,76 +164,31 @@ fn run_pty(master: OwnedFd, pidfd: &OwnedFd, signals: &OwnedFd) -> Result<End> {
 
 fn run_pipes(pipes: [OwnedFd; 3], pidfd: &OwnedFd, signals: &OwnedFd) -> Result<End> {
     let [to_input, from_output, from_errors] = pipes;
-    let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let ended = {
-        let mut flows = [
-            Flow::new(input.as_fd(), to_input.as_fd()),
-            Flow::new(from_output.as_fd(), output.as_fd()),
-            Flow::new(from_errors.as_fd(), errors.as_fd()),
-        ];
-        let ended = turn_until(&mut flows, pidfd, signals, &mut |s| forward(pidfd, s), true);
-        // At the end, or because what is on its way must not be lost with these flows.
-        flows[1].finish();
-        flows[2].finish();
-        ended
-    };
-    // The program's input is over the moment that ours is.
-    drop(to_input);
-    if ended {
-        return Ok(process::wait(pidfd.as_fd())?);
-    }
     let mut flows = [
-        Flow::new(from_output.as_fd(), output.as_fd()),
-        Flow::new(from_errors.as_fd(), errors.as_fd()),
+        Flow::new(copy_of(std::io::stdin())?, to_input),
+        Flow::new(from_output, copy_of(std::io::stdout())?),
+        Flow::new(from_errors, copy_of(std::io::stderr())?),
     ];
-    turn(&mut flows, pidfd, signals, &mut |s| forward(pidfd, s));
-    flows[0].finish();
-    flows[1].finish();
+    // Without a terminal of its own the program gets what we are sent.
+    turn(&mut flows, pidfd, signals, &mut |signal| {
+        if ends_us(signal) {
+            let _ = process::signal(pidfd, signal);
+        }
+        false
+    });
+    flows[1].finish(signals);
+    flows[2].finish(signals);
     Ok(process::wait(pidfd.as_fd())?)
-}
-
-/// Without a terminal of its own the program gets what we are sent.
-fn forward(pidfd: &OwnedFd, signal: i32) -> bool {
-    if signal != libc::SIGWINCH && signal != libc::SIGPIPE {
-        let _ = process::signal(pidfd, signal);
-    }
-    false
 }
 
 /// Turns until the program ends (false), or `on_signal` says to leave (true).
 fn turn(
-    flows: &mut [Flow<'_>],
+    flows: &mut [Flow],
     pidfd: &OwnedFd,
     signals: &OwnedFd,
     on_signal: &mut dyn FnMut(i32) -> bool,
-) -> bool {
-    let mut left = false;
-    turn_until(
-        flows,
-        pidfd,
-        signals,
-        &mut |s| {
-            left = on_signal(s);
-            left
-        },
-        false,
-    );
-    left
-}
-
-/// Turns until the program ends or `on_signal` says so (true), or, if `first_matters`, the
-/// first flow is over (false).
-fn turn_until(
-    flows: &mut [Flow<'_>],
-    pidfd: &OwnedFd,
-    signals: &OwnedFd,
-    on_signal: &mut dyn FnMut(i32) -> bool,
-    first_matters: bool,
 ) -> bool {
     loop {
-        if first_matters && flows.first().is_some_and(Flow::over) {
-            return false;
-        }
         let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         let mut which = Vec::with_capacity(flows.len());
         for (n, flow) in flows.iter().enumerate() {
@@ -243,35 +211,32 @@ fn turn_until(
             }
         }
         if ready[0] {
-            return true;
+            return false;
         }
     }
 }
 
 /// How the program ended, if it does within `limit`.
 fn end_within(pidfd: &OwnedFd, limit: Duration) -> Result<Option<End>> {
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let wait = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-        match poll(&mut fds, Some(&wait)) {
-            Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Some(process::wait(pidfd.as_fd())?)),
-            Err(_) if left.is_zero() => return Ok(None),
-            Err(_) => {}
-        }
+    if !readable_within(pidfd, limit) {
+        return Ok(None);
     }
+    Ok(Some(process::wait(pidfd.as_fd())?))
 }
 
 /// Waits until the process behind `pidfd`, anybody's child, has ended; false if it has not
 /// within `limit`.
 pub fn gone_within(pidfd: &OwnedFd, limit: Duration) -> bool {
+    readable_within(pidfd, limit)
+}
+
+/// Waits until there is something to read, or the end of it; false if not within `limit`.
+pub fn readable_within(fd: &OwnedFd, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let wait = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        let mut fds = [PollFd::new(fd, PollFlags::IN)];
         match poll(&mut fds, Some(&wait)) {
             Ok(0) => return false,
             Ok(_) => return true,

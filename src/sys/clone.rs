@@ -55,7 +55,8 @@ struct CloneArgs {
 }
 
 /// Runs `child` in a new process with `flags`, in the v2 cgroup `cgroup` if given; the child
-/// ends with the code that `child` returns. All its signal handlers are the default ones.
+/// ends with the code that `child` returns. It has none of our signal handlers; what we
+/// ignore it ignores.
 ///
 /// Like fork(2) the child has a copy of this process's memory and descriptors. Refused with
 /// EBUSY when this process has a second thread, for then the copy could hold a lock for ever.

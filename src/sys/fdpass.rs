@@ -45,8 +45,12 @@ pub fn receive(socket: impl AsFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::io::retry_on_intr(|| {
         recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-    })
-    .named(|| "recvmsg".into())?;
+    });
+    let got = match got {
+        // The other end went with a message of ours unread: it is gone all the same.
+        Err(rustix::io::Errno::CONNRESET) => return Ok((Vec::new(), Vec::new())),
+        other => other.named(|| "recvmsg".into())?,
+    };
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(list) = message {

@@ -134,9 +134,14 @@ pub fn exec(program: &CString, args: &[CString], env: &[CString]) -> Error {
     }
 }
 
-/// Unblocks every signal: the mask outlives exec.
-pub fn unblock_signals() -> Result<()> {
+/// Unblocks every signal and gives each its default action: mask and ignored signals outlive
+/// exec, and a caller's nohup(1) is not the business of what runs inside.
+pub fn default_signals() -> Result<()> {
     use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    for signal in 1..=libc::SIGRTMAX() {
+        // SIGKILL, SIGSTOP and the C library's own two refuse, and have no other action.
+        ignore_signal(signal, false);
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .named(|| "sigprocmask(SIG_SETMASK)".into())
 }
@@ -179,8 +184,7 @@ pub fn ignore_signal(signal: i32, ignore: bool) {
     unsafe { libc::signal(signal, action) };
 }
 
-/// Ends this process by `signal`, as the child whose end it passes on did; returns if the
-/// signal does not kill.
+/// This process's pid.
 pub fn own_pid() -> i32 {
     std::process::id() as i32
 }

@@ -207,3 +207,18 @@ fn a_hostile_account_file_is_no_way_out() {
         assert!(out.code == 125 || out.text() == "0\n", "{text:?}: {out:?}");
     }
 }
+
+#[test]
+fn a_frozen_entrance_holds_up_neither_exec_nor_stop() {
+    let c = Container::started(store(), "frozen-door", &["--init", "builtin"]);
+    // The entrance is in use while root inside is in it, so it moves away first.
+    c.root_sh(
+        "cd /sys/fs/cgroup && mkdir aside && echo $$ > aside/cgroup.procs && rmdir .coloc \
+         && mkdir .coloc && echo 1 > .coloc/cgroup.freeze",
+    )
+    .ok();
+    let said = c.run("exec", &["--", "true"]).fails(125);
+    assert!(said.contains("lets nothing in"), "{said}");
+    c.ok("stop", &[]);
+    assert_eq!(c.cgroups(), [""; 0]);
+}

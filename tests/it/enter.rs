@@ -195,3 +195,23 @@ fn on_a_terminal_there_is_a_terminal_inside() {
     let out = sh(&format!("script -qec '{} -- sh -c \"exit 5\"' /dev/null", program("exec")));
     assert_eq!(out.code, 5);
 }
+
+#[test]
+fn nothing_is_lost_when_input_ends_before_a_slow_reader_reads() {
+    let out = sh(&format!(
+        "sleep 0.7 | {} -- head -c 20000000 /dev/zero | (sleep 1.5; wc -c)",
+        program("exec")
+    ));
+    assert_eq!(out.ok().trim(), "20000000");
+}
+
+#[test]
+fn signals_that_the_caller_ignores_are_not_ignored_inside() {
+    let out = sh(&format!(
+        "env --ignore-signal=HUP,INT,QUIT,USR1 {} -- grep SigIgn /proc/self/status",
+        program("exec")
+    ));
+    let mask = out.ok();
+    let bits = u64::from_str_radix(mask.split_whitespace().last().unwrap(), 16).unwrap();
+    assert_eq!(bits & 0b10_0000_0111, 0, "{mask}");
+}

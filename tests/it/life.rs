@@ -240,3 +240,16 @@ fn the_plan_is_printed_without_doing_it() {
     assert!(plan.contains("map ids") && plan.contains("/usr"), "{plan}");
     assert_eq!(c.word(), "stopped");
 }
+
+#[test]
+fn a_container_whose_state_is_lost_is_not_started_again_or_deleted_under_way() {
+    let c = Container::started(store(), "lost", &["--init", "builtin"]);
+    let state = c.store.root.join(format!("run/coloc/containers/{}/state.json", c.name));
+    std::fs::remove_file(state).unwrap();
+    let said = c.store.fails(4, &["start", &c.name]);
+    assert!(said.contains("is lost"), "{said}");
+    c.store.fails(4, &["delete", "--yes", &c.name]);
+    assert!(c.ok("stop", &[]).contains("killed"));
+    c.ok("start", &[]);
+    c.root(&["true"]).ok();
+}
