@@ -206,7 +206,7 @@ impl Engine {
 
     /// The bounding set of the container, as its init has it.
     fn bounding(&self, record: &Record) -> Result<Vec<String>> {
-        let (plan, _) = self.plan(record)?;
+        let (_, plan, _) = self.plan(record)?;
         let bound = plan.steps.into_iter().find_map(|s| match s {
             Step::Bound(keep) => Some(keep),
             _ => None,

@@ -3,6 +3,8 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use oci_spec::runtime::Spec;
+
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::spec::{Place, derive};
@@ -46,7 +48,8 @@ impl Engine {
         self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
-        let (plan, kind) = self.plan(&record)?;
+        let (spec, plan, kind) = self.plan(&record)?;
+        self.keep_spec(&record, &spec)?;
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
         let cgroups = cgroup::prepare(&self.layout.id(), name.as_str(), record.ids.start)?;
@@ -180,9 +183,16 @@ impl Engine {
         }
     }
 
-    /// The steps of a start of `record`'s container, and the kind of its init. Writes the
-    /// spec that they come from beside the record.
-    pub fn plan(&self, record: &Record) -> Result<(Plan, InitKind)> {
+    /// Keeps the spec beside the record, for people and other runtimes; a write that would change
+    /// nothing is saved, for it costs more than much of a start.
+    fn keep_spec(&self, record: &Record, spec: &Spec) -> Result<()> {
+        let path = self.layout.container(&record.name).join("config.json");
+        let same = matches!(atomic::read_json::<Spec>(&path), Ok(Some(old)) if old == *spec);
+        if same { Ok(()) } else { atomic::write_json(&path, spec, 0o600) }
+    }
+
+    /// The spec of `record`'s container, the steps of a start by it, and the kind of its init.
+    pub fn plan(&self, record: &Record) -> Result<(Spec, Plan, InitKind)> {
         let settings = self.settings(record)?;
         let tree = self.layout.generation(&record.base, record.generation).join("tree");
         if !tree.join("usr").is_dir() {
@@ -200,9 +210,8 @@ impl Engine {
             init_kind: kind.word(),
         };
         let spec = derive(record, settings, &place)?;
-        let config = self.layout.container(&record.name).join("config.json");
-        atomic::write_json(&config, &spec, 0o600)?;
-        Ok((plan(&spec, &host_facts(settings))?, kind))
+        let plan = plan(&spec, &host_facts(settings))?;
+        Ok((spec, plan, kind))
     }
 
     /// The settings that a container runs with.
