@@ -101,7 +101,7 @@ fn check(spec: &BuildSpec) -> Result<()> {
                 || !url.bytes().all(|b| b.is_ascii_graphic() && !b"[]\"'#".contains(&b)) =>
         {
             refuse("the address of a mirror", url)
-                .map_err(|e: Error| e.hint("such as https://deb.debian.org/debian"))
+                .map_err(|e: Error| e.hint("such as https://mirror.example.org/debian"))
         }
         _ => Ok(()),
     }

@@ -67,21 +67,21 @@ mod tests {
     use super::*;
 
     const DEBIAN: &str = "http://packages.example.org/tool/ stable main\n\
-        http://deb.debian.org/debian/ bookworm-updates main\n\
-        http://deb.debian.org/debian/ bookworm main\n\
-        http://deb.debian.org/debian-security/ bookworm-security main\n";
+        http://mirror.example.org/debian/ bookworm-updates main\n\
+        http://mirror.example.org/debian/ bookworm main\n\
+        http://mirror.example.org/debian-security/ bookworm-security main\n";
 
     #[test]
     fn the_hosts_mirrors_serve_other_suites_too() {
         assert_eq!(
             lines(DEBIAN, "trixie", "main"),
             [
-                "deb http://deb.debian.org/debian trixie main",
-                "deb http://deb.debian.org/debian trixie-updates main",
-                "deb http://deb.debian.org/debian-security trixie-security main",
+                "deb http://mirror.example.org/debian trixie main",
+                "deb http://mirror.example.org/debian trixie-updates main",
+                "deb http://mirror.example.org/debian-security trixie-security main",
             ]
         );
-        assert_eq!(lines(DEBIAN, "sid", "main"), ["deb http://deb.debian.org/debian sid main"]);
+        assert_eq!(lines(DEBIAN, "sid", "main"), ["deb http://mirror.example.org/debian sid main"]);
     }
 
     #[test]
