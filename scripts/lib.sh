@@ -75,13 +75,13 @@ find_cargo() {
             # A clone that is not theirs to write in, or was built by root before.
             if ! as_user "$user" test -w . || { [[ -e target ]] && ! as_user "$user" test -w target; }; then
                 BUILD_USER=''
-                export CARGO_HOME=${CARGO_HOME:-/root/.cargo}
+                export CARGO_HOME=${CARGO_HOME:-$(home_of root)/.cargo}
             fi
             return 0
         done
     fi
     BUILD_USER=''
-    for candidate in "$(type -P cargo || true)" "${HOME:-/root}/.cargo/bin/cargo" /root/.cargo/bin/cargo; do
+    for candidate in "$(type -P cargo || true)" "${HOME:-}/.cargo/bin/cargo" "$(home_of root)/.cargo/bin/cargo"; do
         CARGO=$candidate
         ! cargo_fits || return 0
     done

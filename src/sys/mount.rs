@@ -1,7 +1,6 @@
 //! The mount API by descriptors: mounts are made detached and put in place last
 //! (open_tree(2), mount_setattr(2), move_mount(2), fsopen(2)).
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::{
@@ -174,11 +173,4 @@ pub fn look(fd: impl AsFd) -> Result<MountOf> {
 /// The magic number of the file system that `fd` is on (statfs(2)).
 pub fn file_system(fd: impl AsFd) -> Result<i64> {
     Ok(rustix::fs::fstatfs(fd).named(|| "fstatfs".into())?.f_type)
-}
-
-/// A path as the C string that the kernel reads; refuses an inner NUL.
-pub fn c_path(path: &std::path::Path) -> Result<CString> {
-    use std::os::unix::ffi::OsStrExt;
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Error::new(format!("path {path:?}"), libc::EINVAL))
 }

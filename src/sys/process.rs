@@ -188,19 +188,3 @@ pub fn ignore_signal(signal: i32, ignore: bool) {
 pub fn own_pid() -> i32 {
     std::process::id() as i32
 }
-
-/// The machine's page size in bytes.
-pub fn page_size() -> u64 {
-    sysconf(nix::unistd::SysconfVar::PAGE_SIZE, 4096)
-}
-
-/// Clock ticks in a second, the unit of times in /proc/PID/stat.
-pub fn clock_ticks() -> u64 {
-    sysconf(nix::unistd::SysconfVar::CLK_TCK, 100)
-}
-
-/// A constant of the running system; `usual` on one that does not tell.
-fn sysconf(what: nix::unistd::SysconfVar, usual: u64) -> u64 {
-    let value = nix::unistd::sysconf(what).ok().flatten();
-    value.and_then(|n| u64::try_from(n).ok()).unwrap_or(usual)
-}
