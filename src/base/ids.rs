@@ -6,14 +6,11 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Uid, XattrFlags, chownat, lgetxattr, lsetxattr};
 
-use super::inside::Inside;
-use super::manifest::walk;
 use crate::error::{Context, Result};
 use crate::sys::Named;
 use crate::tree::accounts::{Accounts, Moves};
-
-/// The extended attribute with a program's capabilities.
-pub(super) const CAPABILITY: &str = "security.capability";
+use crate::tree::inside::Inside;
+use crate::tree::manifest::{CAPABILITY, walk};
 
 /// Moves ids of system accounts into the base's range, in files and on inodes, and removes
 /// password hashes. Gives name → new id; a user's counts before a group's of the same name.

@@ -1,14 +1,12 @@
 //! Bases: building a tree, turning it into an immutable generation, and checking one.
 //!
 //! [`build`] fills `staging/…/tree`, [`publish`] makes it a generation beside `manifest` and
-//! `packages`, [`manifest`] says later whether it still is what was published. The engine
+//! `packages`, [`crate::tree::manifest`] says later whether it still is what was published. The engine
 //! moves the directory into place; nothing here knows of containers.
 
 pub mod build;
 mod ids;
 mod import;
-mod inside;
-pub mod manifest;
 pub mod publish;
 mod sources;
 mod strip;

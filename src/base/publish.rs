@@ -6,11 +6,12 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::inside::Inside;
-use super::{ids, manifest, strip};
+use super::{ids, strip};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::atomic;
 use crate::sys::Named;
+use crate::tree::inside::Inside;
+use crate::tree::manifest;
 
 /// Where a base has its package database, below the tree; `/var/lib/dpkg` is a link to it.
 const DPKG: &str = "usr/lib/sysimage/dpkg";

@@ -3,8 +3,8 @@
 
 use rustix::fs::FileType;
 
-use super::inside::Inside;
 use crate::error::Result;
+use crate::tree::inside::Inside;
 
 /// Removed, whatever they are.
 const REMOVED: [&str; 17] = [

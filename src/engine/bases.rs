@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
-use crate::base::{self, BuildSpec, build, manifest, publish};
+use crate::base::{self, BuildSpec, build, publish};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::shipped_dir;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::record::{Origin, bases, current_generation, generations};
 use crate::store::{BaseRecord, Name, atomic};
-use crate::tree;
+use crate::tree::{self, manifest};
 
 /// Where a new base comes from.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! File trees: copying one with shifted ids, the accounts in it, its removal and its size.
+//! File trees: copying one with shifted ids, the accounts in it, the list of
+//! everything in it, its removal and its size.
 //!
 //! Trees that a container can write to are walked by descriptors and `openat2`, or by the
 //! distribution's own tools that are made for hostile trees; never by path strings.
@@ -6,6 +7,8 @@
 pub mod accounts;
 pub mod copy;
 pub mod file;
+pub mod inside;
+pub mod manifest;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

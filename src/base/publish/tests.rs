@@ -2,7 +2,7 @@ use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use crate::base::manifest::verify;
+use crate::tree::manifest::verify;
 
 fn put(tree: &Path, path: &str, text: &str) {
     let path = tree.join(path);

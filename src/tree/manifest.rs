@@ -14,9 +14,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::ids::CAPABILITY;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::atomic;
+
+/// The extended attribute with a program's capabilities.
+pub const CAPABILITY: &str = "security.capability";
 
 /// The first line: the format that this program reads and writes.
 const HEADER: &str = "coloc-manifest 1";
@@ -55,7 +57,7 @@ pub struct Difference {
 }
 
 /// Everything below `root`, itself included as an empty path, links not followed, unsorted.
-pub(super) fn walk(root: &Path) -> Result<Vec<(PathBuf, std::fs::Metadata)>> {
+pub fn walk(root: &Path) -> Result<Vec<(PathBuf, std::fs::Metadata)>> {
     let read = |path: &Path| format!("cannot read {}", path.display());
     let meta = std::fs::symlink_metadata(root).context(|| read(root))?;
     let mut found = vec![(PathBuf::new(), meta)];
@@ -76,7 +78,7 @@ pub(super) fn walk(root: &Path) -> Result<Vec<(PathBuf, std::fs::Metadata)>> {
 }
 
 /// Looks at every path of `tree` and reads every file.
-pub(super) fn scan(tree: &Path) -> Result<Vec<Entry>> {
+pub fn scan(tree: &Path) -> Result<Vec<Entry>> {
     let mut found = walk(tree)?;
     found.sort_by(|a, b| a.0.as_os_str().as_bytes().cmp(b.0.as_os_str().as_bytes()));
     let sums = checksums(tree, &found)?;
@@ -220,7 +222,7 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 /// Writes the manifest of a generation.
-pub(super) fn write(generation_dir: &Path, entries: &[Entry]) -> Result<()> {
+pub fn write(generation_dir: &Path, entries: &[Entry]) -> Result<()> {
     let mut text = format!("{HEADER}\n");
     for e in entries {
         let _ = write!(text, "{}\t{}\t{:04o}\t{}\t{}", e.path, e.kind, e.mode, e.uid, e.gid);

@@ -22,13 +22,13 @@ use crate::tree;
 const TEMPORARY: &str = ".coloc-new";
 
 /// A tree that only this process changes.
-pub(super) struct Inside {
+pub struct Inside {
     root: OwnedFd,
 }
 
 impl Inside {
     /// Opens the tree at `path`.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { root: open_dir(path)? })
     }
 
@@ -48,7 +48,7 @@ impl Inside {
     }
 
     /// What `path` is; None if it is not there.
-    pub(super) fn stat(&self, path: &str) -> Result<Option<Stat>> {
+    pub fn stat(&self, path: &str) -> Result<Option<Stat>> {
         let Some((dir, name)) = self.parent(path)? else { return Ok(None) };
         match statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -58,19 +58,19 @@ impl Inside {
     }
 
     /// What kind of file `path` is; None if it is not there.
-    pub(super) fn kind(&self, path: &str) -> Result<Option<FileType>> {
+    pub fn kind(&self, path: &str) -> Result<Option<FileType>> {
         Ok(self.stat(path)?.map(|stat| FileType::from_raw_mode(stat.st_mode)))
     }
 
     /// Where the link `path` points to; None if it is not a link.
-    pub(super) fn link(&self, path: &str) -> Result<Option<String>> {
+    pub fn link(&self, path: &str) -> Result<Option<String>> {
         let Some((dir, name)) = self.parent(path)? else { return Ok(None) };
         let target = readlinkat(&dir, name, Vec::new()).ok();
         Ok(target.map(|t| t.to_string_lossy().into_owned()))
     }
 
     /// The content of `path` as text, links followed inside the tree; None if it is not there.
-    pub(super) fn text(&self, path: &str) -> Result<Option<String>> {
+    pub fn text(&self, path: &str) -> Result<Option<String>> {
         if self.stat(path)?.is_none() {
             return Ok(None);
         }
@@ -79,7 +79,7 @@ impl Inside {
     }
 
     /// Makes the directory `path` if it is missing, and its parents.
-    pub(super) fn make_dir(&self, path: &str) -> Result<()> {
+    pub fn make_dir(&self, path: &str) -> Result<()> {
         if self.dir(path)?.is_some() {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl Inside {
     }
 
     /// Sets the mode of the directory `path`.
-    pub(super) fn set_mode(&self, path: &str, mode: u32) -> Result<()> {
+    pub fn set_mode(&self, path: &str, mode: u32) -> Result<()> {
         if let Some(dir) = self.dir(path)? {
             fchmod(dir, Mode::from_raw_mode(mode)).named(|| format!("fchmod({path:?})"))?;
         }
@@ -105,7 +105,7 @@ impl Inside {
     }
 
     /// Renames `from` to `to`.
-    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (Some((a, x)), Some((b, y))) = (self.parent(from)?, self.parent(to)?) else {
             return Ok(());
         };
@@ -113,7 +113,7 @@ impl Inside {
     }
 
     /// Makes the link `path` to `target`, in place of whatever is there.
-    pub(super) fn symlink(&self, target: &str, path: &str) -> Result<()> {
+    pub fn symlink(&self, target: &str, path: &str) -> Result<()> {
         if self.link(path)?.as_deref() == Some(target) {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl Inside {
 
     /// Replaces `path` by a file with `bytes`; owner and mode stay, a new one is root's with
     /// `mode`. A missing directory means there is nothing to write.
-    pub(super) fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    pub fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         let Some((dir, name)) = self.parent(path)? else { return Ok(()) };
         let old = self.stat(path)?;
         let old = old.filter(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile);
@@ -145,13 +145,13 @@ impl Inside {
     }
 
     /// Replaces `path` by a file with `bytes` and exactly `mode`, root's.
-    pub(super) fn reset(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    pub fn reset(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.remove(path)?;
         self.write(path, bytes, mode)
     }
 
     /// The names in the directory `path`, none if it is not there.
-    pub(super) fn names(&self, path: &str) -> Result<Vec<String>> {
+    pub fn names(&self, path: &str) -> Result<Vec<String>> {
         let names = match self.dir(path)? {
             Some(dir) => tree::copy::names(dir)?,
             None => Vec::new(),
@@ -161,7 +161,7 @@ impl Inside {
     }
 
     /// Removes `path` and what is in it; no error if it is not there.
-    pub(super) fn remove(&self, path: &str) -> Result<()> {
+    pub fn remove(&self, path: &str) -> Result<()> {
         match self.parent(path)? {
             Some((dir, name)) => remove_at(&dir, OsStr::new(name), path),
             None => Ok(()),
@@ -169,7 +169,7 @@ impl Inside {
     }
 
     /// Removes everything in the directory `path`.
-    pub(super) fn empty(&self, path: &str) -> Result<()> {
+    pub fn empty(&self, path: &str) -> Result<()> {
         let Some(dir) = self.dir(path)? else { return Ok(()) };
         let names: Vec<CString> = tree::copy::names(&dir)?;
         for name in names {
