@@ -184,11 +184,11 @@ impl Engine {
     }
 
     /// Keeps the spec beside the record, for people and other runtimes; a write that would change
-    /// nothing is saved, for it costs more than much of a start.
+    /// nothing is saved. No sync: whatever a power cut makes of it, the next start puts it right.
     fn keep_spec(&self, record: &Record, spec: &Spec) -> Result<()> {
         let path = self.layout.container(&record.name).join("config.json");
         let same = matches!(atomic::read_json::<Spec>(&path), Ok(Some(old)) if old == *spec);
-        if same { Ok(()) } else { atomic::write_json(&path, spec, 0o600) }
+        if same { Ok(()) } else { atomic::write_json_unsynced(&path, spec, 0o600) }
     }
 
     /// The spec of `record`'s container, the steps of a start by it, and the kind of its init.

@@ -12,6 +12,10 @@ use crate::error::{Context, Error, Kind, Result};
 ///
 /// The directory must be one that only root can write to.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace(path, bytes, mode, true)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // The pid keeps two writers apart; a name left by a dead one is simply written over.
@@ -25,6 +29,9 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
             .open(&temporary)?;
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         file.write_all(bytes)?;
+        if !lasting {
+            return std::fs::rename(&temporary, path);
+        }
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         File::open(dir)?.sync_all()
@@ -37,10 +44,22 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 
 /// [`write`] of `value` as indented JSON.
 pub fn write_json(path: &Path, value: &impl serde::Serialize, mode: u32) -> Result<()> {
+    write(path, &json(path, value)?, mode)
+}
+
+/// As [`write_json`], for what a power cut may take: every reader sees the old content or the new
+/// one, whole, for as long as the machine is up; after a power cut the file can be damaged.
+///
+/// For what is true of one boot, what can be made anew, and what is synced before it counts.
+pub fn write_json_unsynced(path: &Path, value: &impl serde::Serialize, mode: u32) -> Result<()> {
+    replace(path, &json(path, value)?, mode, false)
+}
+
+fn json(path: &Path, value: &impl serde::Serialize) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|e| Error::failed(format!("cannot write {}: {e}", path.display())))?;
     bytes.push(b'\n');
-    write(path, &bytes, mode)
+    Ok(bytes)
 }
 
 /// Reads JSON; a missing file is None, one that cannot be understood [`Kind::Damaged`] with

@@ -88,9 +88,10 @@ impl State {
         Some((state, pidfd))
     }
 
-    /// Writes the state.
+    /// Writes the state. It need not outlive a power cut: what comes after that is another boot,
+    /// for which it means nothing.
     pub fn save(&self, layout: &Layout, name: &Name) -> Result<()> {
-        atomic::write_json(&Self::path(layout, name), self, 0o600)
+        atomic::write_json_unsynced(&Self::path(layout, name), self, 0o600)
     }
 
     /// Forgets the state.
