@@ -100,10 +100,8 @@ impl Engine {
         room.move_in(&record.owners, accounts)?;
         keys.finish(&room)?;
         record.save_in(staging)?;
-        // One sync for all the small files, before the rename that makes them count.
-        let dir = rustix::fs::open(staging, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .named(|| "open(staging)".into())?;
-        rustix::fs::syncfs(&dir).named(|| "syncfs".into())?;
+        // Before the rename that makes it all count.
+        crate::tree::sync::tree(staging)?;
         journal::step("create.built");
         let place = self.layout.container(&record.name);
         std::fs::rename(staging, &place).context(|| "cannot put it in its place")?;

@@ -61,13 +61,13 @@ impl Work {
         atomic::write_json(&self.path(layout), self, 0o600)
     }
 
-    /// Removes the entry.
+    /// Removes the entry. Without a sync: an entry that a power cut brings back is of work that
+    /// is done, which recovery finds so.
     pub fn end(&self, layout: &Layout) -> Result<()> {
         let path = self.path(layout);
         std::fs::remove_file(&path)
             .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
-            .context(|| format!("cannot remove {}", path.display()))?;
-        atomic::sync_parent(&path)
+            .context(|| format!("cannot remove {}", path.display()))
     }
 }
 

@@ -102,9 +102,9 @@ impl Record {
             .hint("repair the file by hand, or restore it from a backup; nothing was changed"))
     }
 
-    /// Writes the record to `dir`, the container's directory.
+    /// Writes the record to `dir`, a directory in staging that is synced before it counts.
     pub fn save_in(&self, dir: &std::path::Path) -> Result<()> {
-        atomic::write_json(&dir.join("container.json"), self, 0o600)
+        atomic::write_json_unsynced(&dir.join("container.json"), self, 0o600)
     }
 }
 

@@ -1,5 +1,5 @@
-//! File trees: copying one with shifted ids, the accounts in it, the list of
-//! everything in it, its removal and its size.
+//! File trees: copying one with shifted ids, the accounts in it, the list of everything in it,
+//! writing it to the disk, its removal and its size.
 //!
 //! Trees that a container can write to are walked by descriptors and `openat2`, or by the
 //! distribution's own tools that are made for hostile trees; never by path strings.
@@ -9,6 +9,7 @@ pub mod copy;
 pub mod file;
 pub mod inside;
 pub mod manifest;
+pub mod sync;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
