@@ -1,7 +1,7 @@
 //! The supervisor: starts a container, then watches over it as [`crate::runtime::monitor`], and
 //! comes back here when its init has ended.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 
@@ -9,15 +9,17 @@ use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::spec::{Place, derive};
 use crate::profile::{InitChoice, Network, Profile, Settings};
+use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
 use crate::runtime::{InitKind, cgroup, parent};
-use crate::store::lock::{self, Subject};
+use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
 use crate::store::running::{Process, State, boot_id};
 use crate::store::{Layout, Name, Record, atomic};
+use crate::sys::clone::{self, Child};
 use crate::sys::path::{Links, open_dir, open_in};
-use crate::sys::{Named, clone::Child, process};
+use crate::sys::{Named, process};
 
 /// Where a start that failed under systemd says why.
 pub const FAILED: &str = "failed.json";
@@ -31,20 +33,52 @@ impl Engine {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let _ = std::env::set_current_dir("/");
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
-        let (job, held) = match State::alive(&self.layout, name) {
-            Some((state, init)) => self.take_over(name, state, init)?,
-            None => self.begin(name)?,
-        };
-        drop(lock);
-        unit::ready();
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            report_to_pipe()?;
+        if let Some((state, init)) = State::alive(&self.layout, name) {
+            let (job, held) = self.take_over(name, state, init)?;
+            return watch(lock, &job, &held);
         }
-        monitor::hand_over(&job, &held.iter().collect::<Vec<_>>())
+        let start = self.prepare(name)?;
+        match &start.cgroups.birthplace {
+            None => self.begin_and_watch(lock, &start),
+            Some(place) => open_dir(place)
+                .map_err(Error::from)
+                .and_then(|place| self.begin_reborn(lock, &start, &place))
+                .inspect_err(|_| cgroup::remove(&start.cgroups.made)),
+        }
     }
 
-    /// Starts the container; its state is on record before its init is executed.
-    fn begin(&self, name: &Name) -> Result<(Job, Vec<OwnedFd>)> {
+    /// Goes on in a child that is born in the supervisor's cgroup; this process ends.
+    fn begin_reborn(
+        &self,
+        lock: Lock,
+        start: &Start,
+        place: &OwnedFd,
+    ) -> Result<std::convert::Infallible> {
+        let mut lock = Some(lock);
+        clone::spawn(0, Some(place.as_fd()), || {
+            let _ = rustix::process::setsid();
+            let Some(lock) = lock.take() else { return 1 };
+            match self.begin_and_watch(lock, start) {
+                Ok(never) => match never {},
+                Err(e) => {
+                    report_failure(&self.layout, &start.record.name, &e);
+                    e.kind().exit_code()
+                }
+            }
+        })
+        .context(|| "cannot make a process in its cgroup")?;
+        // flock(2): a lock is one for parent and child, and this drop would unlock the child's.
+        std::mem::forget(lock);
+        std::process::exit(0)
+    }
+
+    fn begin_and_watch(&self, lock: Lock, start: &Start) -> Result<std::convert::Infallible> {
+        let (job, held) = self.begin(start)?;
+        watch(lock, &job, &held)
+    }
+
+    /// All of a start that needs no process of its own.
+    fn prepare(&self, name: &Name) -> Result<Start> {
         self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
@@ -53,7 +87,14 @@ impl Engine {
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
         let cgroups = cgroup::prepare(&self.layout.id(), name.as_str(), record.ids.start)?;
-        let result = parent::start(&plan, &cgroups, &run, &mut |init: &Child| {
+        Ok(Start { record, plan, kind, run, cgroups })
+    }
+
+    /// Starts the container; its state is on record before its init is executed.
+    fn begin(&self, start: &Start) -> Result<(Job, Vec<OwnedFd>)> {
+        let Start { record, plan, kind, run, cgroups } = start;
+        let name = &record.name;
+        let result = parent::start(plan, cgroups, run, &mut |init: &Child| {
             let process =
                 |pid| Process::now(pid).ok_or_else(|| Error::failed("its init died at once"));
             let state = State {
@@ -82,7 +123,7 @@ impl Engine {
             console: started.console.as_raw_fd(),
             slave: started.slave.as_raw_fd(),
             notify: started.notify.as_raw_fd(),
-            poweroff: poweroff_signal(kind),
+            poweroff: poweroff_signal(*kind),
             ..self.job(name)
         };
         Ok((job, vec![started.init.pidfd, started.console, started.slave, started.notify]))
@@ -218,6 +259,25 @@ impl Engine {
     pub fn settings(&self, record: &Record) -> Result<Settings> {
         Profile::load(&self.layout, &record.profile)?.settings(&record.overrides)
     }
+}
+
+/// What a start goes by.
+struct Start {
+    record: Record,
+    plan: Plan,
+    kind: InitKind,
+    run: std::path::PathBuf,
+    cgroups: Cgroups,
+}
+
+/// Lets the next command in, reports that the container runs, and becomes its monitor.
+fn watch(lock: Lock, job: &Job, held: &[OwnedFd]) -> Result<std::convert::Infallible> {
+    drop(lock);
+    unit::ready();
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        report_to_pipe()?;
+    }
+    monitor::hand_over(job, &held.iter().collect::<Vec<_>>())
 }
 
 /// What a supervisor sends that is asked to end; sysvinit knows SIGPWR, of all signals.

@@ -9,6 +9,7 @@
 //!
 //! On a hybrid host each v1 hierarchy gets one directory, `coloc/NAME`, for accounting.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +55,8 @@ pub fn host() -> Result<Hierarchies> {
 /// The cgroups that were made for one start.
 #[derive(Debug)]
 pub struct Cgroups {
+    /// Where the supervisor is to be born; None when this process is it, and in its place.
+    pub birthplace: Option<PathBuf>,
     /// The v2 one that the container sees as its root.
     pub payload: PathBuf,
     /// The v1 ones.
@@ -62,19 +65,30 @@ pub struct Cgroups {
     pub made: Vec<PathBuf>,
 }
 
+/// The v2 cgroup that this process is in.
+fn own(hierarchies: &Hierarchies) -> Option<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = text.lines().find_map(|l| l.strip_prefix("0::/"))?;
+    Some(hierarchies.v2.join(own))
+}
+
 /// The cgroup of the systemd unit that this process is the main one of, if it is.
 fn own_unit(hierarchies: &Hierarchies) -> Option<PathBuf> {
     std::env::var_os("INVOCATION_ID")?;
     std::env::var_os("NOTIFY_SOCKET")?;
-    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = text.lines().find_map(|l| l.strip_prefix("0::/"))?;
+    let own = own(hierarchies)?;
     // After a reboot from inside this process is in the leaf that it made before.
-    let own = own.strip_suffix("/supervisor").unwrap_or(own);
-    own.ends_with(".service").then(|| hierarchies.v2.join(own))
+    let unit = if own.ends_with("supervisor") { own.parent()? } else { &own };
+    unit.extension().is_some_and(|e| e == "service").then(|| unit.to_path_buf())
 }
 
-/// Makes the cgroups of the container `name` of the store `store`, moves this process into
-/// its `supervisor`, and gives the payload to `root_id`, the container's root.
+/// Makes the cgroups of the container `name` of the store `store`, and gives the payload to
+/// `root_id`, the container's root.
+///
+/// The supervisor is to be born in the cgroup for it: a process that is moved waits for a grace
+/// period of the kernel's RCU, some 10 ms, and so does a controller that is passed on past a
+/// process. Only the main process of a systemd unit, which has to stay the one that systemd
+/// knows, is moved into it here.
 pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
     let hierarchies = host()?;
     let unit = own_unit(&hierarchies);
@@ -84,7 +98,9 @@ pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
     };
     let (supervisor, payload) = (base.join("supervisor"), base.join("payload"));
     make(&supervisor)?;
-    put(&supervisor, std::process::id() as i32)?;
+    if unit.is_some() && own(&hierarchies).as_deref() != Some(&*supervisor) {
+        put(&supervisor, std::process::id() as i32)?;
+    }
     if unit.is_none() {
         // From the top, as a controller must be passed on at each level.
         enable(&hierarchies.v2);
@@ -98,7 +114,9 @@ pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
     delegate(&payload, root_id)?;
     // systemd removes a unit's cgroup itself, with the supervisor's in it.
     let mut made = vec![payload.clone()];
+    let mut birthplace = None;
     if unit.is_none() {
+        birthplace = Some(supervisor.clone());
         made.extend([supervisor, base]);
     }
     let mut v1 = Vec::new();
@@ -111,7 +129,7 @@ pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
         v1.push(dir.clone());
         made.push(dir);
     }
-    Ok(Cgroups { payload, v1, made })
+    Ok(Cgroups { birthplace, payload, v1, made })
 }
 
 fn make(dir: &Path) -> Result<()> {
@@ -139,6 +157,33 @@ fn set(dir: &Path, file: &str, text: &str) -> Result<()> {
 /// Puts a process into a cgroup.
 pub fn put(dir: &Path, pid: i32) -> Result<()> {
     set(dir, "cgroup.procs", &pid.to_string())
+}
+
+/// The way into v1 cgroups for one process, opened while it may.
+#[derive(Debug)]
+pub struct Doors(Vec<(PathBuf, File)>);
+
+impl Doors {
+    /// Opens the way into the cgroups `dirs`.
+    pub fn open<'a>(dirs: impl IntoIterator<Item = &'a PathBuf>) -> Result<Self> {
+        let open = |dir: &PathBuf| {
+            let path = dir.join("tasks");
+            let file = std::fs::OpenOptions::new().write(true).open(&path);
+            Ok((path.clone(), file.context(|| format!("cannot open {}", path.display()))?))
+        };
+        dirs.into_iter().map(open).collect::<Result<_>>().map(Self)
+    }
+
+    /// Takes this process, which has one thread, through all of them. The one move that takes no
+    /// lock on all processes, and so does not wait for the kernel's RCU, is that of a thread by
+    /// itself: `0` to `tasks` (cgroup_procs_write_start() in the kernel).
+    pub fn enter(self) -> Result<()> {
+        use std::io::Write;
+        for (path, mut file) in self.0 {
+            file.write_all(b"0").context(|| format!("cannot go through {}", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// Passes on every controller that there is; one that cannot be is left out.

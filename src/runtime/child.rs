@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::cgroup::Doors;
 use super::plan::{Plan, Step};
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Kind, Result};
@@ -19,8 +20,8 @@ use crate::sys::path::{Links, open_dir, open_in};
 use crate::sys::{self, Named, tty};
 
 /// The child's whole life; the exit code of it, if it does not become init.
-pub fn run(plan: &Plan, mut channel: Channel) -> i32 {
-    match build(plan, &mut channel) {
+pub fn run(plan: &Plan, v1: Doors, mut channel: Channel) -> i32 {
+    match build(plan, v1, &mut channel) {
         Ok(never) => match never {},
         Err(e) => {
             channel.fail(&e);
@@ -37,7 +38,8 @@ struct Hands {
     notify: Option<OwnedFd>,
 }
 
-fn build(plan: &Plan, channel: &mut Channel) -> Result<std::convert::Infallible> {
+fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::Infallible> {
+    v1.enter()?;
     channel.hear(Message::Mapped)?;
     sys::process::hide()?;
     sys::process::become_root()?;

@@ -71,6 +71,7 @@ pub fn run(
 ) -> Result<End> {
     let entrance = cgroup::entrance(&state.cgroup)?;
     let v1: Vec<_> = state.cgroups.iter().filter(|d| !d.starts_with(unified(state))).collect();
+    let mut v1 = Some(cgroup::Doors::open(v1)?);
     let (ours, theirs) = fdpass::pair()?;
     let (mut far, near) = match terminal {
         Some(_) => (None, None),
@@ -80,11 +81,8 @@ pub fn run(
         }
     };
     let helper = clone::spawn(0, Some(entrance.as_fd()), || {
-        // Until the parent has put us into every cgroup that the program is to be in.
-        if fdpass::receive(&theirs).is_err() {
-            return OWN_FAILURE;
-        }
-        match help(init, program, terminal, far.take(), &theirs) {
+        let entered = v1.take().map_or(Ok(()), cgroup::Doors::enter);
+        match entered.and_then(|()| help(init, program, terminal, far.take(), &theirs)) {
             Ok(()) => 0,
             Err(e) => {
                 let _ = fdpass::send(&theirs, &serde_json::to_vec(&e).unwrap_or_default(), &[]);
@@ -93,11 +91,7 @@ pub fn run(
         }
     })
     .context(|| "cannot enter its cgroup")?;
-    drop((theirs, far.take()));
-    for dir in v1 {
-        cgroup::put(dir, helper.pid)?;
-    }
-    fdpass::send(&ours, b"enter", &[])?;
+    drop((theirs, far.take(), v1.take()));
     if !relay::readable_within(&ours, HELPER_LIMIT) {
         let _ = process::signal(&helper.pidfd, libc::SIGKILL);
         let _ = process::wait(helper.pidfd.as_fd());

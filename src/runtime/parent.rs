@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::cgroup::{self, Cgroups};
+use super::cgroup::{Cgroups, Doors};
 use super::child;
 use super::plan::{Handed, Plan};
 use super::protocol::{Channel, Message, Side};
@@ -44,16 +44,16 @@ pub fn start(
         flags |= clone::NEWNET;
     }
     let payload = open_dir(&cgroups.payload)?;
-    let mut theirs = Some(theirs);
+    let mut theirs = Some((theirs, Doors::open(&cgroups.v1)?));
     let init = clone::spawn(flags, Some(payload.as_fd()), || match theirs.take() {
-        Some(socket) => child::run(plan, Channel::new(socket, Side::Child)),
+        Some((socket, v1)) => child::run(plan, v1, Channel::new(socket, Side::Child)),
         None => 1,
     })
     .context(|| "cannot make its namespaces")
     .map_err(name_missing_feature)?;
     drop(theirs);
     let mut channel = Channel::new(ours, Side::Parent);
-    match converse(plan, cgroups, scratch, &init, &mut channel, record) {
+    match converse(plan, scratch, &init, &mut channel, record) {
         Ok([console, slave, notify]) => Ok(Started { init, console, slave, notify }),
         Err(e) => {
             let _ = process::signal(&init.pidfd, libc::SIGKILL);
@@ -76,15 +76,11 @@ fn name_missing_feature(e: Error) -> Error {
 
 fn converse(
     plan: &Plan,
-    cgroups: &Cgroups,
     scratch: &Path,
     init: &Child,
     channel: &mut Channel,
     record: &mut dyn FnMut(&Child) -> Result<()>,
 ) -> Result<[OwnedFd; 3]> {
-    for dir in &cgroups.v1 {
-        cgroup::put(dir, init.pid)?;
-    }
     map_ids(init.pid, plan.ids)?;
     channel.say(Message::Mapped, &[])?;
     channel.hear(Message::Ready)?;

@@ -3,7 +3,7 @@
 //! ```text
 //!  P                                     C
 //!  1 clone3: user, mount, pid, uts, ipc, net; into the cgroup
-//!  2 id maps, v1 cgroups   -- Mapped -->
+//!  2 id maps               -- Mapped -->   (into its v1 cgroups meanwhile)
 //!                                        3 root of its namespace; cgroup namespace
 //!                         <-- Ready ---
 //!  4 helper locks /usr and the private
@@ -37,7 +37,7 @@ pub enum Side {
 pub enum Message {
     /// The child's ids are mapped.
     Mapped,
-    /// The child has its cgroup namespace.
+    /// The child is in all its cgroups and has its cgroup namespace.
     Ready,
     /// The mounts and devices, as descriptors.
     Mounts,
