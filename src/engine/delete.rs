@@ -15,7 +15,7 @@ impl Engine {
     /// read, only with `force`.
     pub fn delete(&self, name: &Name, force: bool) -> Result<()> {
         self.check_delete(name, force)?;
-        if State::alive(&self.layout, name).is_some() {
+        if State::alive(&self.layout, name).is_some() || (force && self.orphans(name).is_some()) {
             self.stop_any(name, Duration::from_secs(10))?;
         }
         let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;

@@ -29,8 +29,10 @@ impl Engine {
 
     fn row(&self, name: &Name, record: &Result<Record>) -> Row {
         let alive = State::alive(&self.layout, name);
+        let lost = if alive.is_none() { self.refuse_orphans(name).err() } else { None };
         let state = match (&alive, record) {
             (_, Err(_)) => Condition::Damaged,
+            (None, _) if lost.is_some() => Condition::Damaged,
             (None, _) => Condition::Stopped,
             (Some((s, _)), _) if cgroup::frozen(&s.cgroup) => Condition::Frozen,
             _ => Condition::Running,
@@ -54,7 +56,7 @@ impl Engine {
             init,
             profile: record_ok.map(|r| r.profile.clone()),
             network: settings.map(|s| s.network.word()),
-            damage: record.as_ref().err().map(ToString::to_string),
+            damage: record.as_ref().err().or(lost.as_ref()).map(ToString::to_string),
         }
     }
 

@@ -33,6 +33,9 @@ impl Engine {
                 return Ok(Outcome::Already);
             }
             outcome = Outcome::TakenOver;
+        } else {
+            // systemd would say that its unit is active, which is not what was asked.
+            self.refuse_orphans(name)?;
         }
         // A new supervisor for a container that runs is a process of ours under systemd too: the
         // unit's cgroup has children, and takes no new main process.
@@ -60,7 +63,7 @@ impl Engine {
     }
 
     /// Starts a supervisor of our own, which lives on without this command and its terminal.
-    fn spawn(&self, name: &Name) -> Result<()> {
+    pub(super) fn spawn(&self, name: &Name) -> Result<()> {
         use std::os::unix::process::CommandExt;
         let mut child = Command::new("/proc/self/exe")
             .arg0("coloc")

@@ -32,6 +32,13 @@ impl Engine {
 
     /// [`stop`](Self::stop) for a container whose record may be damaged.
     pub(super) fn stop_any(&self, name: &Name, timeout: Duration) -> Result<Outcome> {
+        // An init whose console hangs up waits a second for it with each line that it wants to
+        // write there, and would not get done in time.
+        if timeout > Duration::ZERO
+            && State::alive(&self.layout, name).is_some_and(|(s, _)| s.supervisor.open().is_none())
+        {
+            let _ = self.spawn(name);
+        }
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         let (outcome, supervisor) = self.stop_locked(name, timeout)?;
         drop(lock);

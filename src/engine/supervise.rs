@@ -12,7 +12,7 @@ use crate::profile::{InitChoice, Network, Profile, Settings};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
-use crate::runtime::{InitKind, cgroup, parent};
+use crate::runtime::{InitKind, cgroup, console, parent};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
 use crate::store::running::{Process, State, boot_id};
@@ -148,8 +148,16 @@ impl Engine {
         }
         state.save(&self.layout, name)?;
         let poweroff = poweroff_signal(InitKind::of_word(&state.init_kind));
-        let job = Job { init: init.as_raw_fd(), poweroff, ..self.job(name) };
-        Ok((job, vec![init]))
+        let mut job = Job { init: init.as_raw_fd(), poweroff, ..self.job(name) };
+        let mut held = vec![];
+        // The old console was hung up when its master went. Without a new one it is watched all
+        // the same.
+        if let Ok(pty) = console::renew(&init) {
+            (job.console, job.slave) = (pty.master.as_raw_fd(), pty.slave.as_raw_fd());
+            held.extend([pty.master, pty.slave]);
+        }
+        held.push(init);
+        Ok((job, held))
     }
 
     fn job(&self, name: &Name) -> Job {

@@ -1,15 +1,21 @@
-//! `coloc console`: the caller's terminal on the container's console.
+//! `coloc console`: the caller's terminal on the container's console; and a new console for a
+//! container whose supervisor took the old one with it.
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::UnmountFlags;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::monitor::socket_path;
+use super::relay;
 use crate::error::{Error, Kind, Result};
-use crate::sys::{Named, process, tty};
+use crate::sys::path::{Links, open_dir, open_in};
+use crate::sys::tty::Pty;
+use crate::sys::{Named, clone, fdpass, mount, process, tty};
 
 /// The key that leaves the console when it is typed three times: `^]`.
 const LEAVE: u8 = 0x1d;
@@ -90,7 +96,7 @@ fn connect(run: &Path) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(&path).named(|| format!("address {path:?}"))?;
     rustix::net::connect(&socket, &address).map_err(|_| {
         Error::new(Kind::State, "nobody holds its console: the supervisor is gone")
-            .hint("restart the container to have its console back; coloc shell works meanwhile")
+            .hint("coloc start NAME puts a new one beside it; coloc shell works meanwhile")
     })?;
     Ok(socket)
 }
@@ -108,4 +114,50 @@ fn tell_size(socket: &OwnedFd) {
         let [c1, c2] = size.columns.to_le_bytes();
         send(socket, b'w', &[r1, r2, c1, c2]);
     }
+}
+
+/// Root inside can put a file system in the helper's way that never answers.
+const RENEW_LIMIT: Duration = Duration::from_secs(20);
+
+/// Makes a new pty in the container that `init` is the init of, and puts it over /dev/console.
+pub fn renew(init: &OwnedFd) -> Result<Pty> {
+    let (ours, theirs) = fdpass::pair()?;
+    let helper = clone::spawn(0, None, || {
+        let sent = match renew_inside(init) {
+            Ok(pty) => fdpass::send(&theirs, b"ok", &[pty.master.as_fd(), pty.slave.as_fd()]),
+            Err(e) => fdpass::send(&theirs, e.to_string().as_bytes(), &[] as &[BorrowedFd<'_>]),
+        };
+        i32::from(sent.is_err())
+    })?;
+    drop(theirs);
+    if !relay::readable_within(&ours, RENEW_LIMIT) {
+        let _ = process::signal(&helper.pidfd, libc::SIGKILL);
+    }
+    let answer = fdpass::receive(&ours);
+    process::wait(helper.pidfd.as_fd())?;
+    let (bytes, fds) = answer?;
+    match <[OwnedFd; 2]>::try_from(fds) {
+        Ok([master, slave]) => Ok(Pty { master, slave }),
+        Err(_) => Err(Error::failed(String::from_utf8_lossy(&bytes).into_owned())),
+    }
+}
+
+/// In a process of its own, which becomes the container's root before it looks at a path.
+fn renew_inside(init: &OwnedFd) -> Result<Pty> {
+    use nix::sched::{CloneFlags, setns};
+    process::hide()?;
+    setns(init, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .named(|| "setns(pidfd)".into())?;
+    process::become_root()?;
+    let root = open_dir("/")?;
+    let look_up = |path: &Path| open_in(&root, path, Links::Refuse, rustix::fs::OFlags::PATH, 0);
+    let pty = tty::open_pty(&root)?;
+    let slave = PathBuf::from(format!("/dev/pts/{}", tty::pty_number(&pty.master)?));
+    let node = mount::clone_at(look_up(&slave)?)?;
+    // The old one's file went with its master, and nothing can be mounted on what is gone.
+    let at = "/dev/console";
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    let _ = rustix::mount::unmount(at, flags);
+    mount::attach(&node, look_up(Path::new(at))?)?;
+    Ok(pty)
 }

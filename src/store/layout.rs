@@ -120,6 +120,17 @@ impl Layout {
         self.run().join("containers").join(name.as_str())
     }
 
+    /// Makes the directories in /run as `coloc init` does, whatever the umask is.
+    pub fn make_run(&self) -> std::io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let run = self.run();
+        for (dir, mode) in [(run.join("containers"), 0o700), (self.locks(), 0o700), (run, 0o755)] {
+            std::fs::create_dir_all(&dir)?;
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
     /// All lock files.
     pub fn locks(&self) -> PathBuf {
         self.run().join("locks")

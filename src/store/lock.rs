@@ -94,7 +94,7 @@ fn attempt(layout: &Layout, subject: &Subject, how: FlockArg) -> Result<Option<L
     let file = match open() {
         // /run is empty after a boot.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(&dir).and_then(|()| open())
+            layout.make_run().and_then(|()| open())
         }
         other => other,
     }
