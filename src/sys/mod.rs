@@ -6,6 +6,7 @@
 
 pub mod clone;
 pub mod fdpass;
+pub mod file;
 pub mod mount;
 pub mod net;
 pub mod path;

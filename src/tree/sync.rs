@@ -17,6 +17,11 @@ const AT_ONCE: usize = 24;
 pub fn tree(root: &Path) -> Result<()> {
     let mut list = vec![root.to_path_buf()];
     gather(root, &mut list)?;
+    // With every file's blocks chosen and under way, the first commit is for all of them; else
+    // each round of fsync would make one of its own.
+    for path in &list {
+        begin(path)?;
+    }
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         while let Some(path) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -54,11 +59,21 @@ fn gather(dir: &Path, list: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn one(path: &Path) -> Result<()> {
+fn open(path: &Path) -> Result<File> {
     let mut options = File::options();
     options.read(true).custom_flags(libc::O_NOFOLLOW);
-    let sync = options.open(path).and_then(|file| file.sync_all());
-    sync.context(|| format!("cannot write {} to the disk", path.display()))
+    options.open(path).context(|| format!("cannot open {}", path.display()))
+}
+
+fn begin(path: &Path) -> Result<()> {
+    // Only a hint: what it does not do, or cannot for a directory, fsync does.
+    let _ = crate::sys::file::begin_writing(open(path)?);
+    Ok(())
+}
+
+fn one(path: &Path) -> Result<()> {
+    let file = open(path)?;
+    file.sync_all().context(|| format!("cannot write {} to the disk", path.display()))
 }
 
 #[cfg(test)]
