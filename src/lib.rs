@@ -3,6 +3,8 @@
 //! Modules and their arrows are drawn in docs/architecture.md, and `tests/architecture.rs`
 //! checks them.
 
+pub mod adopt;
+pub mod audit;
 pub mod base;
 pub mod cli;
 pub mod engine;

@@ -3,15 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-const MODULES: [&str; 10] =
-    ["cli", "engine", "status", "base", "profile", "runtime", "tree", "store", "sys", "error"];
+const MODULES: [&str; 12] = [
+    "cli", "engine", "status", "adopt", "audit", "base", "profile", "runtime", "tree", "store",
+    "sys", "error",
+];
 
 /// What each module may use beside itself and `error`.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
-        "cli" => &["engine", "status", "base", "profile", "runtime", "tree", "store", "sys"],
-        "engine" => &["status", "base", "profile", "runtime", "tree", "store", "sys"],
-        "status" | "base" | "profile" | "runtime" => &["tree", "store", "sys"],
+        "cli" => &[
+            "engine", "status", "adopt", "audit", "base", "profile", "runtime", "tree", "store",
+            "sys",
+        ],
+        "engine" => {
+            &["status", "adopt", "audit", "base", "profile", "runtime", "tree", "store", "sys"]
+        }
+        "status" | "adopt" | "audit" | "base" | "profile" | "runtime" => &["tree", "store", "sys"],
         "tree" => &["store", "sys"],
         "store" | "error" => &["sys"],
         "sys" => &[],

@@ -1,28 +1,16 @@
 //! A new tree: by mmdebstrap, or from a root file system made elsewhere.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use unshare::{Namespace, Signal, Stdio};
-
+use super::sandbox::{self, PATH, Streams, failure, follow};
 use super::{BuildSpec, sources};
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::Named;
-use crate::tree::file::printable;
 
 pub use super::import::import;
 
-/// How many of the last lines of a failed run are shown.
-const SHOWN: usize = 8;
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Run as process 1 of the new namespaces: what mmdebstrap mounts must not reach the host,
 /// and its /proc must be of its own processes. All of it dies with the namespaces.
-const PREPARE: &str = "mount --make-rprivate / && mount -t proc proc /proc && exec \"$@\"";
+const PREPARE: &str = "mount --make-rprivate / && mount -t proc proc /proc && exec \"$0\" \"$@\"";
 
 /// Builds `spec` into `tree`, a directory that is empty or not there yet. `progress` gets
 /// mmdebstrap's own lines of what it is doing, `log` everything it says. Gives the sources.list
@@ -43,22 +31,21 @@ pub fn bootstrap(
         Some(url) => vec![format!("deb {} {} {components}", url.trim_end_matches('/'), spec.suite)],
         None => sources::of_host(&spec.suite, &components),
     };
-    let mut output = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(log)
-        .context(|| format!("cannot write {}", log.display()))?;
+    let mut output = sandbox::open_log(log)?;
     // mmdebstrap runs in another directory than we do.
     let tree = &std::path::absolute(tree).context(|| "cannot tell where to build")?;
-    let (mut child, reader) = spawn(&arguments(spec, tree, &lines))?;
-    let last = follow(reader, &mut output, progress);
-    let status = child.wait().context(|| "cannot wait for mmdebstrap")?;
-    let last = last.context(|| format!("cannot write {}", log.display()))?;
+    let env = [("DEBIAN_FRONTEND", "noninteractive")];
+    let args = arguments(spec, tree, &lines);
+    let mut run = sandbox::spawn(PREPARE, &args, &env, Streams::Pipe)?;
+    let last = follow(run.output, &mut output, None, &mut |line| {
+        if let Some(step) = line.strip_prefix("I: ") {
+            progress(step);
+        }
+    });
+    let status = run.child.wait().context(|| "cannot wait for mmdebstrap")?;
+    let last = last.context(|| format!("cannot build with the log {}", log.display()))?;
     if !status.success() {
-        return Err(failure(status, &last, log));
+        return Err(failure("mmdebstrap", status, &last, log));
     }
     match lines.is_empty() {
         true => used_by(tree),
@@ -130,78 +117,6 @@ fn arguments(spec: &BuildSpec, tree: &Path, lines: &[String]) -> Vec<std::ffi::O
     args
 }
 
-/// Starts `args` in namespaces of its own, save for the network; its output, both kinds, comes
-/// from the pipe.
-fn spawn(args: &[std::ffi::OsString]) -> Result<(unshare::Child, File)> {
-    let (reader, writer) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).named(|| "pipe2".into())?;
-    let writer = File::from(writer);
-    let mut command = unshare::Command::new("/bin/sh");
-    command.args(&["-c", PREPARE, "sh"]).args(args);
-    command.unshare(&[Namespace::Mount, Namespace::Pid, Namespace::Ipc, Namespace::Uts]);
-    // As process 1 of its namespace it takes every other one with it.
-    command.set_parent_death_signal(Signal::SIGKILL);
-    command.env_clear();
-    command.env("PATH", PATH).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
-    for name in ["http_proxy", "https_proxy", "no_proxy"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.current_dir("/").stdin(Stdio::null());
-    command.stdout(Stdio::dup_file(&writer).context(|| "cannot run mmdebstrap")?);
-    command.stderr(Stdio::from_file(writer));
-    let child = command
-        .spawn()
-        .map_err(|e| Error::failed(format!("cannot run mmdebstrap in namespaces: {e}")))?;
-    // Dropping the command closes our copies of the pipe's writing end.
-    Ok((child, File::from(reader)))
-}
-
-/// Copies what comes to the log and passes progress on; gives the last lines.
-fn follow(
-    reader: File,
-    log: &mut File,
-    progress: &mut dyn FnMut(&str),
-) -> std::io::Result<VecDeque<String>> {
-    let mut reader = BufReader::new(reader);
-    let mut last = VecDeque::new();
-    let mut line = Vec::new();
-    let mut written = Ok(());
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        // A full disk must not stop the reading, or the child would wait for ever.
-        if written.is_ok() {
-            written = log.write_all(&line);
-        }
-        let text = String::from_utf8_lossy(&line);
-        let text = printable(text.trim_end());
-        if let Some(step) = text.strip_prefix("I: ") {
-            progress(step);
-        }
-        if !text.is_empty() {
-            last.push_back(text);
-        }
-        if last.len() > SHOWN {
-            last.pop_front();
-        }
-        line.clear();
-    }
-    written.map(|()| last)
-}
-
-fn failure(status: unshare::ExitStatus, last: &VecDeque<String>, log: &Path) -> Error {
-    let how = match status {
-        unshare::ExitStatus::Exited(code) => format!("exit code {}", code as u8),
-        unshare::ExitStatus::Signaled(signal, _) => format!("killed by {signal:?}"),
-    };
-    let mut message = format!("mmdebstrap failed ({how})");
-    for line in last {
-        message.push_str("\n  ");
-        message.push_str(line);
-    }
-    Error::failed(message).hint(format!("everything that it said is in {}", log.display()))
-}
-
 /// The sources that mmdebstrap chose by itself.
 fn used_by(tree: &Path) -> Result<Vec<String>> {
     let root = crate::sys::path::open_dir(tree)?;
@@ -245,20 +160,5 @@ mod tests {
         let args: Vec<_> = args.iter().map(|a| a.to_string_lossy()).collect();
         assert_eq!(args[4], "--components=main,contrib");
         assert_eq!(args[6..], ["--include=libstdc++6,nano", "trixie", "/t", "deb u s main"]);
-    }
-
-    #[test]
-    fn progress_is_passed_on_and_the_end_kept() {
-        let dir = std::env::temp_dir().join(format!("coloc-follow-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let text: String = (0..20).map(|n| format!("I: step {n}\nnoise {n}\n")).collect();
-        crate::store::atomic::write(&dir.join("in"), text.as_bytes(), 0o600).unwrap();
-        let mut log = File::create(dir.join("log")).unwrap();
-        let mut steps = 0;
-        let last =
-            follow(File::open(dir.join("in")).unwrap(), &mut log, &mut |_| steps += 1).unwrap();
-        assert_eq!((steps, last.len(), last[7].as_str()), (20, SHOWN, "noise 19"));
-        assert_eq!(std::fs::read_to_string(dir.join("log")).unwrap(), text);
-        crate::tree::remove(&dir).unwrap();
     }
 }

@@ -1,17 +1,28 @@
 //! Bases: building a tree, turning it into an immutable generation, and checking one.
 //!
 //! [`build`] fills `staging/…/tree`, [`publish`] makes it a generation beside `manifest` and
-//! `packages`, [`crate::tree::manifest`] says later whether it still is what was published. The engine
-//! moves the directory into place; nothing here knows of containers.
+//! `packages`, [`crate::tree::manifest`] says later whether it still is what was published;
+//! [`transaction`] makes the next one out of it, [`diff`] says what is different. The engine moves the directory into place; nothing here knows of containers.
 
+mod apt;
 pub mod build;
+pub mod diff;
+mod guard;
 mod ids;
 mod import;
+mod merged;
+mod next;
+pub mod prune;
 pub mod publish;
+mod sandbox;
 mod sources;
 mod strip;
+mod terminal;
+pub mod transaction;
 
 use std::path::Path;
+
+pub use ids::Taken;
 
 use crate::error::{Error, Kind, Result};
 use crate::store::{Layout, atomic};

@@ -1,14 +1,16 @@
 //! From a tree to an immutable generation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::{ids, strip};
+use super::ids::Rules;
+use super::{guard, ids, strip};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::atomic;
 use crate::sys::Named;
 use crate::tree::inside::Inside;
 use crate::tree::manifest;
@@ -35,19 +37,35 @@ pub struct Published {
 pub fn publish(generation_dir: &Path) -> Result<Published> {
     let path = generation_dir.join("tree");
     nothing_mounted(&path)?;
-    let tree = Inside::open(&path)?;
+    let moved_ids = prepare(&path, &Rules::default())?;
+    let entries = manifest::scan(&path)?;
+    conclude(generation_dir, &entries, moved_ids)
+}
+
+/// Makes of the whole system at `path` what a generation's tree is. Gives the ids that moved.
+pub(super) fn prepare(path: &Path, rules: &Rules<'_>) -> Result<BTreeMap<String, u32>> {
+    let tree = Inside::open(path)?;
     check(&tree)?;
     move_dpkg(&tree)?;
     move_local(&tree)?;
     strip::strip(&tree).context(|| "cannot strip the base of what is one machine's own")?;
-    let moved_ids = ids::settle(&tree, &path).context(|| "cannot move the base's system ids")?;
-    let status = tree.text(&format!("{DPKG}/status"))?.unwrap_or_default();
-    let packages = installed(&status);
-    let text: String = packages.iter().map(|line| format!("{line}\n")).collect();
-    atomic::write(&generation_dir.join("packages"), text.as_bytes(), 0o600)?;
-    let entries = manifest::scan(&path)?;
-    manifest::write(generation_dir, &entries)?;
-    let dir = std::fs::File::open(&path).context(|| format!("cannot open {}", path.display()))?;
+    guard::write(&tree).context(|| "cannot write the guard of the base's packages")?;
+    ids::settle(&tree, path, rules).context(|| "cannot move the base's system ids")
+}
+
+/// Writes what stands beside a generation's tree, and then everything to disk.
+pub(super) fn conclude(
+    generation_dir: &Path,
+    entries: &[manifest::Entry],
+    moved_ids: BTreeMap<String, u32>,
+) -> Result<Published> {
+    let tree = Inside::open(&generation_dir.join("tree"))?;
+    let packages = installed(&status_of(&tree)?);
+    let text: String = packages.iter().map(|p| format!("{}\n", p.line())).collect();
+    put(&generation_dir.join("packages"), text.as_bytes())?;
+    put(&generation_dir.join("manifest"), manifest::text(entries).as_bytes())?;
+    let dir = std::fs::File::open(generation_dir)
+        .context(|| format!("cannot open {}", generation_dir.display()))?;
     rustix::fs::syncfs(&dir).named(|| "syncfs".into())?;
     let mut seen = BTreeSet::new();
     let once = entries.iter().filter(|e| seen.insert(e.inode));
@@ -55,22 +73,59 @@ pub fn publish(generation_dir: &Path) -> Result<Published> {
     Ok(Published { packages: packages.len(), bytes, files: entries.len(), moved_ids })
 }
 
+/// Writes a file of a generation that nobody has seen yet: one sync of all is to come.
+pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(bytes))
+        .context(|| format!("cannot write {}", path.display()))
+}
+
+/// The text of dpkg's status file; empty where there is none.
+pub(super) fn status_of(tree: &Inside) -> Result<String> {
+    Ok(tree.text(&format!("{DPKG}/status"))?.unwrap_or_default())
+}
+
 /// The installed packages of a generation: name and version, by name.
 pub fn packages(generation_dir: &Path) -> Result<Vec<(String, String)>> {
+    let list = package_list(generation_dir)?;
+    Ok(list.into_iter().map(|p| (p.name, p.version)).collect())
+}
+
+/// The installed packages of a generation, by name.
+pub(super) fn package_list(generation_dir: &Path) -> Result<Vec<Package>> {
     let path = generation_dir.join("packages");
     let text =
         std::fs::read_to_string(&path).context(|| format!("cannot read {}", path.display()))?;
     text.lines()
         .enumerate()
         .map(|(n, line)| {
-            let mut fields = line.split('\t');
-            let pair = fields.next().zip(fields.next());
-            pair.map(|(name, version)| (name.to_string(), version.to_string())).ok_or_else(|| {
+            Package::parse(line).ok_or_else(|| {
                 let place = format!("{} is damaged: line {}", path.display(), n + 1);
                 Error::new(Kind::Damaged, place)
             })
         })
         .collect()
+}
+
+/// A package as dpkg has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) architecture: String,
+}
+
+impl Package {
+    fn line(&self) -> String {
+        format!("{}\t{}\t{}", self.name, self.version, self.architecture)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split('\t').map(str::to_string);
+        let (name, version) = fields.next().zip(fields.next())?;
+        Some(Self { name, version, architecture: fields.next().unwrap_or("-".into()) })
+    }
 }
 
 /// Refuses a tree with something mounted in it: what is stripped could be the host's own.
@@ -168,21 +223,33 @@ fn move_local(tree: &Inside) -> Result<()> {
     tree.symlink("../var/usrlocal", "usr/local")
 }
 
-/// Lines of `name version architecture`, with tabs between, of a dpkg status file's packages
-/// that are in the state `installed`.
-fn installed(status: &str) -> Vec<String> {
-    let paragraph = |text: &str| {
+/// The packages of a dpkg status file that are in the state `installed`.
+pub(super) fn installed(status: &str) -> Vec<Package> {
+    let mut list: Vec<Package> = in_state(status, |state| state == "installed").collect();
+    list.sort();
+    list
+}
+
+/// The packages of a dpkg status file that are neither installed nor gone.
+pub(super) fn unfinished(status: &str) -> Vec<Package> {
+    let rest = ["installed", "not-installed", "config-files"];
+    in_state(status, |state| !rest.contains(&state)).collect()
+}
+
+fn in_state<'a>(
+    status: &'a str,
+    wanted: impl Fn(&str) -> bool + 'a,
+) -> impl Iterator<Item = Package> + 'a {
+    status.split("\n\n").filter_map(move |text| {
         let field = |name: &str| {
             text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ")).map(str::trim)
         };
         let state = field("Status")?.split_whitespace().nth(2)?;
-        let (name, version) = (field("Package")?, field("Version")?);
-        let arch = field("Architecture").unwrap_or("-");
-        (state == "installed").then(|| format!("{name}\t{version}\t{arch}"))
-    };
-    let mut lines: Vec<String> = status.split("\n\n").filter_map(paragraph).collect();
-    lines.sort();
-    lines
+        let (name, version) = (field("Package")?, field("Version").unwrap_or_default());
+        let architecture = field("Architecture").unwrap_or("-").to_string();
+        let package = || Package { name: name.into(), version: version.into(), architecture };
+        wanted(state).then(package)
+    })
 }
 
 #[cfg(test)]

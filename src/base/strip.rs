@@ -29,9 +29,8 @@ const REMOVED: [&str; 17] = [
 ];
 
 /// Directories whose content goes.
-const EMPTIED: [&str; 7] = [
+const EMPTIED: [&str; 6] = [
     "etc/ssl/private",
-    "var/lib/apt/lists",
     "var/backups",
     "var/log/journal",
     "var/tmp",
@@ -74,6 +73,11 @@ pub(super) fn strip(tree: &Inside) -> Result<()> {
     for path in EMPTIED {
         tree.empty(path)?;
     }
+    lists(tree)?;
+    // pam_env reads it at each login, and says so where it is missing.
+    if tree.kind("etc/default")?.is_some() && tree.kind("etc/default/locale")?.is_none() {
+        tree.reset("etc/default/locale", b"", 0o644)?;
+    }
     for (dir, start, end) in MATCHING {
         for name in tree.names(dir)? {
             if name.starts_with(start) && name.ends_with(end) {
@@ -86,6 +90,19 @@ pub(super) fn strip(tree: &Inside) -> Result<()> {
     tree.reset("etc/hostname", b"", 0o644)?;
     tree.reset("etc/hosts", HOSTS.as_bytes(), 0o644)?;
     tree.symlink("../run/host/resolv.conf", "etc/resolv.conf")
+}
+
+/// Removes apt's indexes. The directory for those half loaded stays, as dpkg looks for it.
+fn lists(tree: &Inside) -> Result<()> {
+    const LISTS: &str = "var/lib/apt/lists";
+    if tree.kind(LISTS)?.is_none() {
+        return Ok(());
+    }
+    for name in tree.names(LISTS)?.iter().filter(|name| *name != "partial") {
+        tree.remove(&format!("{LISTS}/{name}"))?;
+    }
+    tree.make_dir("var/lib/apt/lists/partial")?;
+    tree.empty("var/lib/apt/lists/partial")
 }
 
 /// Removes files below `dir`; the three that login programs write to only if they are there

@@ -12,7 +12,7 @@ use crate::profile::{InitChoice, Network, Profile, Settings};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
-use crate::runtime::{InitKind, cgroup, console, parent};
+use crate::runtime::{InitKind, cgroup, console, parent, swap};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
 use crate::store::running::{Process, State, boot_id};
@@ -103,6 +103,7 @@ impl Engine {
                 supervisor: process(process::own_pid())?,
                 init_kind: kind.word().into(),
                 generation: record.generation,
+                swapped: None,
                 cgroup: cgroups.payload.clone(),
                 cgroups: cgroups.made.clone(),
                 started: now(),
@@ -227,7 +228,7 @@ impl Engine {
             cgroup::remove(&state.cgroups);
         }
         State::forget(&self.layout, name);
-        for file in [monitor::BOOTED, "console.sock", FAILED] {
+        for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER] {
             let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
         }
     }

@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::path::open_dir;
@@ -257,14 +258,20 @@ pub fn frozen(payload: &Path) -> bool {
     std::fs::read_to_string(payload.join("cgroup.freeze")).is_ok_and(|t| t.trim() == "1")
 }
 
+/// For how long a freeze may take.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Stops every process in the cgroup, or lets them go on; returns when it is so.
 pub fn freeze(payload: &Path, freeze: bool) -> Result<()> {
     set(payload, "cgroup.freeze", if freeze { "1" } else { "0" })?;
-    for _ in 0..500 {
+    let (begun, mut pause) = (Instant::now(), Duration::from_micros(50));
+    while begun.elapsed() < FREEZE_LIMIT {
         if events(payload, "frozen ") == Some(freeze) {
             return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(pause);
+        // Short at first: whoever waits for the thaw waits for this too.
+        pause = (pause * 2).min(Duration::from_millis(10));
     }
     // A process deep in the kernel can hold out, on a dead network disk for one.
     let undo = if freeze { "0" } else { "1" };
@@ -281,7 +288,7 @@ pub fn remove(made: &[PathBuf]) {
             match std::fs::remove_dir(dir) {
                 // A process that was just killed is counted until its parent has noticed.
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 _ => break,
             }

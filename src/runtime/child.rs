@@ -98,6 +98,7 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
         Step::ReadOnly { at, except } => read_only(at, except.as_deref())?,
         Step::Console => console(hands)?,
         Step::Seal { at } => mount::set(look_up(at, OFlags::DIRECTORY)?, Attr::RDONLY)?,
+        Step::Share => mount::make_all_shared()?,
         Step::HostName(name) => nix::unistd::sethostname(name).named(|| "sethostname".into())?,
         Step::Loopback => sys::net::loopback_up()?,
         Step::Bound(keep) => bound(keep)?,
@@ -156,17 +157,7 @@ fn enter_root(hands: &mut Hands) -> Result<()> {
 /// With all the power that root has in here, `/usr` must stay read-only.
 fn prove_locked(target: &Path) -> Result<()> {
     let usr = look_up(target, OFlags::DIRECTORY)?;
-    match mount::clear(&usr, Attr::RDONLY) {
-        Err(e) if e.errno() == libc::EPERM => {}
-        Err(e) => return Err(e.into()),
-        Ok(()) => {
-            return Err(Error::new(
-                Kind::Unsupported,
-                "root inside could write to the shared base",
-            )
-            .hint("this kernel does not lock mount flags; coloc will not run on it"));
-        }
-    }
+    super::locked::prove(&usr, Attr::RDONLY)?;
     if mount::look(&usr)?.attr.has(Attr::RDONLY) {
         return Ok(());
     }

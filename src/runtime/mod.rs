@@ -1,16 +1,19 @@
 //! Running a container: the start protocol, what the child does in its namespaces, the
-//! supervisor beside it, entering it, its cgroups.
+//! supervisor beside it, entering it, its cgroups, the swap of its `/usr` while it runs.
 
+mod aside;
 pub mod cgroup;
 pub mod child;
 pub mod console;
 pub mod enter;
 pub mod init;
+pub mod locked;
 pub mod monitor;
 pub mod parent;
 pub mod plan;
 pub mod protocol;
 pub mod relay;
+pub mod swap;
 
 /// What the init of a base is, by the program that `/sbin/init` leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

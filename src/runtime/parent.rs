@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::cgroup::{Cgroups, Doors};
 use super::child;
+use super::locked;
 use super::plan::{Handed, Plan};
 use super::protocol::{Channel, Message, Side};
 use crate::error::{Context, Error, Kind, Result};
@@ -114,23 +115,14 @@ fn map_ids(pid: i32, (start, count): (u32, u32)) -> Result<()> {
 
 /// Everything that the child gets as descriptors, in the plan's order.
 fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
-    let userns = open_read(format!("/proc/{pid}/ns/user"))?;
+    let userns = locked::user_namespace(pid)?;
     let mut binds = Vec::new();
     for handed in &plan.handed {
         if let Handed::Bind { source, attr, idmap, .. } = handed {
-            let copy = mount::clone_at(open_dir(source)?)?;
-            mount::prepare(&copy, *attr, idmap.then(|| userns.as_fd())).map_err(|e| {
-                match e.errno() {
-                    libc::EINVAL if *idmap => Error::from(e).hint(
-                        "the file system of the base takes no id mapping: ext4, xfs, btrfs do",
-                    ),
-                    _ => e.into(),
-                }
-            })?;
-            binds.push(copy);
+            binds.push((locked::copy(source, *attr, idmap.then_some(&userns))?, *attr));
         }
     }
-    let mut locked = lock(binds, &userns, scratch)?.into_iter();
+    let mut locked = locked::lock(&binds, &userns, scratch)?.into_iter();
     let mut fds = Vec::new();
     for handed in &plan.handed {
         fds.push(match handed {
@@ -141,62 +133,6 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
         });
     }
     Ok(fds)
-}
-
-fn open_read(path: impl AsRef<Path>) -> Result<OwnedFd> {
-    let path = path.as_ref();
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?})"))?)
-}
-
-/// Takes mounts once across the user-namespace boundary, which is what locks their flags: a
-/// read-only mount that was handed straight to a container can be remounted by its root.
-///
-/// A helper process does it in mount namespaces of its own (mount_namespaces(7), "Restrictions
-/// on mount namespaces"): the first, ours, to attach the detached mounts; the second, owned by
-/// the container's user namespace, to copy them; and out of that one they are cloned.
-fn lock(mounts: Vec<OwnedFd>, userns: &OwnedFd, scratch: &Path) -> Result<Vec<OwnedFd>> {
-    let (ours, theirs) = fdpass::pair()?;
-    let count = mounts.len();
-    let helper = clone::spawn(0, None, || {
-        let result = lock_helper(&mounts, userns, scratch);
-        let sent = match &result {
-            Ok(fds) => {
-                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-                fdpass::send(&theirs, b"locked", &fds)
-            }
-            Err(e) => fdpass::send(&theirs, e.to_string().as_bytes(), &[]),
-        };
-        i32::from(sent.is_err())
-    })?;
-    drop(theirs);
-    let answer = fdpass::receive(&ours);
-    process::wait(helper.pidfd.as_fd())?;
-    let (bytes, fds) = answer?;
-    if bytes == b"locked" && fds.len() == count {
-        return Ok(fds);
-    }
-    Err(Error::failed(format!("cannot lock the base: {}", String::from_utf8_lossy(&bytes))))
-}
-
-fn lock_helper(mounts: &[OwnedFd], userns: &OwnedFd, scratch: &Path) -> Result<Vec<OwnedFd>> {
-    use nix::sched::{CloneFlags, setns, unshare};
-    let new_mounts = || unshare(CloneFlags::CLONE_NEWNS).named(|| "unshare(CLONE_NEWNS)".into());
-    new_mounts()?;
-    mount::make_all_private()?;
-    mount::attach(mount::make("tmpfs", &[("mode", "755")], Attr::NONE)?, open_dir(scratch)?)?;
-    // From here on all is relative: the second namespace's copy of this very directory is
-    // where the working directory is then.
-    std::env::set_current_dir(scratch)?;
-    for (n, fd) in mounts.iter().enumerate() {
-        let name = n.to_string();
-        rustix::fs::mkdir(&name, Mode::from_raw_mode(0o755)).named(|| "mkdir".into())?;
-        mount::attach(fd, open_dir(&name)?)?;
-    }
-    setns(userns, CloneFlags::CLONE_NEWUSER).named(|| "setns(CLONE_NEWUSER)".into())?;
-    process::become_root()?;
-    new_mounts()?;
-    (0..mounts.len()).map(|n| Ok(mount::clone_path(&n.to_string())?)).collect()
 }
 
 /// A bind mount of a device node of the host, once it is seen to be that device.

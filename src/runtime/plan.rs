@@ -76,6 +76,8 @@ pub enum Step {
         /// The mount.
         at: PathBuf,
     },
+    /// Let mount namespaces that services get inside follow the swap of `/usr`.
+    Share,
     /// Set the host name.
     HostName(String),
     /// Bring the loopback up.
@@ -207,6 +209,8 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     if kind == InitKind::Systemd {
         steps.extend(masks(own_network));
     }
+    // systemd does so itself only where it is not in a container.
+    steps.push(Step::Share);
     if let Some(name) = spec.hostname() {
         steps.push(Step::HostName(name.clone()));
     }
@@ -392,6 +396,7 @@ impl fmt::Display for Step {
             }
             Step::Console => write!(f, "make the console and /run/host/notify"),
             Step::Seal { at } => write!(f, "make {} read-only", at.display()),
+            Step::Share => write!(f, "share the mounts with namespaces made inside"),
             Step::HostName(name) => write!(f, "set host name {name}"),
             Step::Loopback => write!(f, "bring lo up"),
             Step::Bound(keep) => write!(f, "bound capabilities to {}", keep.join(" ")),

@@ -62,6 +62,21 @@ fn json(path: &Path, value: &impl serde::Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Removes from `dir` what writers that were killed have left: temporary files of processes that
+/// are not there any more. What cannot be removed stays; it harms nobody.
+pub fn sweep(dir: &Path) {
+    let writer = |name: &str| -> Option<u32> {
+        let rest = name.strip_prefix('.')?.strip_suffix(".new")?;
+        rest.rsplit_once('.')?.1.parse().ok()
+    };
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(writer);
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Reads JSON; a missing file is None, one that cannot be understood [`Kind::Damaged`] with
 /// its path and line.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -96,6 +111,12 @@ mod tests {
         write_json(&path, &2, 0o600).unwrap();
         assert_eq!(read_json::<u32>(&path).unwrap(), Some(2));
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        for name in [".x.json.4194305.new", &format!(".x.json.{}.new", std::process::id())] {
+            write(&dir.join(name), b"", 0o600).unwrap();
+        }
+        sweep(&dir);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "that of a living writer stays");
+        std::fs::remove_file(dir.join(format!(".x.json.{}.new", std::process::id()))).unwrap();
         write(&path, b"{", 0o600).unwrap();
         let e = read_json::<u32>(&path).unwrap_err();
         assert_eq!(e.kind(), Kind::Damaged);

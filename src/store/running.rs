@@ -55,6 +55,10 @@ pub struct State {
     pub init_kind: String,
     /// The generation that `/usr` is of.
     pub generation: u64,
+    /// When its `/usr` was last changed under it, in clock ticks since boot as a process's
+    /// start is; None if it has the one that it was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped: Option<u64>,
     /// The v2 cgroup of everything in the container.
     pub cgroup: PathBuf,
     /// Every cgroup directory that was made for it, children before parents.

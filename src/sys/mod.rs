@@ -8,6 +8,7 @@ pub mod clone;
 pub mod fdpass;
 pub mod file;
 pub mod mount;
+pub mod mountinfo;
 pub mod net;
 pub mod path;
 pub mod process;

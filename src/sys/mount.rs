@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -74,6 +75,15 @@ pub fn clone_at(dir: impl AsFd) -> Result<OwnedFd> {
     open_tree(dir, "", flags).named(|| "open_tree(OPEN_TREE_CLONE)".into())
 }
 
+/// As [`clone_at`], with everything that is mounted below.
+pub fn clone_tree(dir: impl AsFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(dir, "", flags).named(|| "open_tree(OPEN_TREE_CLONE|AT_RECURSIVE)".into())
+}
+
 /// As [`clone_at`], of a path relative to the working directory.
 pub fn clone_path(path: &str) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -112,6 +122,26 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
     move_mount(mount, "", target, "", flags).named(|| "move_mount".into())
 }
 
+/// Attaches a detached mount beneath `top`, the root of a mount: what is seen does not change
+/// until that one is detached. EINVAL before Linux 6.5.
+pub fn attach_beneath(mount: impl AsFd, top: impl AsFd) -> Result<()> {
+    // rustix does not know the flag yet.
+    let beneath = MoveMountFlags::from_bits_retain(0x200);
+    let flags =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH | beneath;
+    move_mount(mount, "", top, "", flags).named(|| "move_mount(MOVE_MOUNT_BENEATH)".into())
+}
+
+/// Detaches the very mount that `mount` is the root of, whatever its path leads to by now.
+/// `own_fds` is this process's own /proc/self/fd, which becomes the working directory: the call
+/// takes no descriptor, and the /proc in sight may be somebody else's.
+pub fn detach(own_fds: impl AsFd, mount: impl AsFd) -> Result<()> {
+    rustix::process::fchdir(own_fds).named(|| "fchdir(/proc/self/fd)".into())?;
+    let number = mount.as_fd().as_raw_fd().to_string();
+    unmount(number.as_str(), UnmountFlags::DETACH)
+        .named(|| format!("umount2(fd {number}, MNT_DETACH)"))
+}
+
 /// Makes a file system of type `kind` and gives it as a detached mount with flags `attr`.
 /// An option without a value is a flag.
 pub fn make(kind: &str, options: &[(&str, &str)], attr: Attr) -> Result<OwnedFd> {
@@ -135,6 +165,14 @@ pub fn make_all_private() -> Result<()> {
     use nix::mount::{MsFlags, mount};
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .named(|| "mount(\"/\", MS_REC|MS_PRIVATE)".into())
+}
+
+/// Makes every mount of this mount namespace shared, so that namespaces made from it can follow
+/// what happens in it.
+pub fn make_all_shared() -> Result<()> {
+    use nix::mount::{MsFlags, mount};
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .named(|| "mount(\"/\", MS_REC|MS_SHARED)".into())
 }
 
 /// Makes the directory `root` the root of this mount namespace and detaches the old one
@@ -168,6 +206,33 @@ pub fn look(fd: impl AsFd) -> Result<MountOf> {
         }
     }
     Ok(MountOf { file: (stat.st_dev, stat.st_ino), attr })
+}
+
+/// A file's identity, and the mount that it is seen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Device, as stat(2) tells it, and inode.
+    pub file: (u64, u64),
+    /// The mount's number, as in /proc/PID/mountinfo.
+    pub mount: u64,
+}
+
+/// Looks at `fd` without asking a server on the net or in user space.
+pub fn stat(fd: impl AsFd) -> Result<Stat> {
+    stat_at(fd, "", AtFlags::EMPTY_PATH)
+}
+
+/// As [`stat`], of the path `name` in `dir`, links followed, /proc's too.
+pub fn stat_path(dir: impl AsFd, name: &str) -> Result<Stat> {
+    stat_at(dir, name, AtFlags::empty())
+}
+
+fn stat_at(dir: impl AsFd, name: &str, flags: AtFlags) -> Result<Stat> {
+    let mask = StatxFlags::INO | StatxFlags::MNT_ID;
+    let found = statx(dir, name, flags | AtFlags::STATX_DONT_SYNC, mask)
+        .named(|| format!("statx({name:?}, AT_STATX_DONT_SYNC)"))?;
+    let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+    Ok(Stat { file: (device, found.stx_ino), mount: found.stx_mnt_id })
 }
 
 /// The magic number of the file system that `fd` is on (statfs(2)).

@@ -54,6 +54,11 @@ pub fn gid_of(group: &str, name: &str) -> Option<u32> {
     group.lines().find(|l| field(l, 0) == name).and_then(|l| field(l, 2).parse().ok())
 }
 
+/// Names with their ids, of a passwd or group file.
+pub fn ids_of(text: &str) -> impl Iterator<Item = (String, u32)> + '_ {
+    text.lines().filter_map(|l| Some((field(l, 0).to_string(), field(l, 2).parse().ok()?)))
+}
+
 /// The four files together: what is added to one must be in the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accounts {
@@ -152,20 +157,26 @@ impl Accounts {
 
     /// Plans the move of every system id outside the base's range into it: 500–999 belongs to
     /// the containers. Gives name → (old, new), users and groups apart. A user and a group of
-    /// one name get the same new id where both had the same.
-    pub fn plan_move(&self) -> Moves {
-        let ids = |text: &str| -> BTreeMap<String, u32> {
-            let parse = |l: &str| Some((field(l, 0).to_string(), field(l, 2).parse().ok()?));
-            text.lines().filter_map(parse).collect()
-        };
-        let (users, groups) = (ids(&self.passwd), ids(&self.group));
-        let mut taken: BTreeSet<u32> = users.values().chain(groups.values()).copied().collect();
+    /// one name get the same new id where both had the same. The users and groups that are
+    /// named move wherever they are; nothing moves to an id in `unavailable`.
+    pub fn plan_move(
+        &self,
+        named_users: &BTreeSet<String>,
+        named_groups: &BTreeSet<String>,
+        unavailable: &BTreeSet<u32>,
+    ) -> Moves {
+        let users: BTreeMap<String, u32> = ids_of(&self.passwd).collect();
+        let groups: BTreeMap<String, u32> = ids_of(&self.group).collect();
+        let mut taken = unavailable.clone();
+        taken.extend(users.values().chain(groups.values()));
         let mut moves = Moves::default();
         let outside = |id: u32| (BASE_LAST + 1..1000).contains(&id);
         let names: BTreeSet<&String> = users.keys().chain(groups.keys()).collect();
         for name in names {
-            let user = users.get(name).copied().filter(|id| outside(*id));
-            let group = groups.get(name).copied().filter(|id| outside(*id));
+            let user = users.get(name).copied();
+            let user = user.filter(|id| outside(*id) || named_users.contains(name));
+            let group = groups.get(name).copied();
+            let group = group.filter(|id| outside(*id) || named_groups.contains(name));
             let mut next = || {
                 let id = (BASE_FIRST..=BASE_LAST).find(|id| !taken.contains(id))?;
                 taken.insert(id);
@@ -279,7 +290,8 @@ mod tests {
     #[test]
     fn system_ids_move_below_500_and_stay_apart() {
         let mut a = base();
-        let moves = a.plan_move();
+        let none = BTreeSet::new();
+        let moves = a.plan_move(&none, &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(moves.users["systemd-network"], (998, moves.groups["systemd-network"].1));
         a.apply(&moves);
         for user in users(&a.passwd) {
@@ -287,7 +299,7 @@ mod tests {
         }
         // 101 was both sshd's uid and ssl-cert's gid, so nothing new may be 101.
         assert!(moves.users.values().chain(moves.groups.values()).all(|(_, new)| *new != 101));
-        assert!(a.plan_move().is_empty());
+        assert!(a.plan_move(&none, &BTreeSet::new(), &BTreeSet::new()).is_empty());
     }
 
     #[test]

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::atomic;
 
 /// The extended attribute with a program's capabilities.
 pub const CAPABILITY: &str = "security.capability";
@@ -85,7 +84,8 @@ pub fn scan(tree: &Path) -> Result<Vec<Entry>> {
     found.iter().map(|(path, meta)| entry(tree, path, meta, &sums)).collect()
 }
 
-fn entry(
+/// The entry of `path` below `tree`, with the checksums of [`checksums`].
+pub fn entry(
     tree: &Path,
     path: &Path,
     meta: &std::fs::Metadata,
@@ -109,12 +109,8 @@ fn entry(
         "file" => rustix::fs::lgetxattr(tree.join(path), CAPABILITY, &mut space).unwrap_or(0),
         _ => 0,
     };
-    let name = match path.as_os_str().as_bytes() {
-        b"" => ".".into(),
-        bytes => escape(bytes),
-    };
     Ok(Entry {
-        path: name,
+        path: name_of(path),
         kind: kind.into(),
         mode: meta.mode() & 0o7777,
         uid: meta.uid(),
@@ -124,6 +120,14 @@ fn entry(
         sum,
         capability: hex(&space[..capability]),
     })
+}
+
+/// How the manifest writes `path`.
+pub fn name_of(path: &Path) -> String {
+    match path.as_os_str().as_bytes() {
+        b"" => ".".into(),
+        bytes => escape(bytes),
+    }
 }
 
 fn kind_of(kind: &std::fs::FileType) -> &'static str {
@@ -138,8 +142,11 @@ fn kind_of(kind: &std::fs::FileType) -> &'static str {
     }
 }
 
-/// The checksum of every regular file, by inode, so that hard links are read once.
-fn checksums(tree: &Path, found: &[(PathBuf, std::fs::Metadata)]) -> Result<BTreeMap<u64, String>> {
+/// The checksum of every regular file of `found` below `tree`, by inode, so that hard links are read once.
+pub fn checksums(
+    tree: &Path,
+    found: &[(PathBuf, std::fs::Metadata)],
+) -> Result<BTreeMap<u64, String>> {
     let distinct: BTreeMap<u64, &Path> = found
         .iter()
         .filter(|(_, meta)| meta.is_file())
@@ -221,8 +228,8 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
-/// Writes the manifest of a generation.
-pub fn write(generation_dir: &Path, entries: &[Entry]) -> Result<()> {
+/// The manifest of a generation as it is written.
+pub fn text(entries: &[Entry]) -> String {
     let mut text = format!("{HEADER}\n");
     for e in entries {
         let _ = write!(text, "{}\t{}\t{:04o}\t{}\t{}", e.path, e.kind, e.mode, e.uid, e.gid);
@@ -232,7 +239,7 @@ pub fn write(generation_dir: &Path, entries: &[Entry]) -> Result<()> {
         }
         text.push('\n');
     }
-    atomic::write(&generation_dir.join("manifest"), text.as_bytes(), 0o600)
+    text
 }
 
 /// Reads the manifest of a generation, sorted as it is.
@@ -299,7 +306,8 @@ pub fn verify(generation_dir: &Path) -> Result<Vec<Difference>> {
     Ok(out)
 }
 
-fn compare(was: &Entry, is: &Entry) -> Vec<String> {
+/// Names what `is` has otherwise than `was`.
+pub fn compare(was: &Entry, is: &Entry) -> Vec<String> {
     if was.kind != is.kind {
         // All the rest differs as a matter of course.
         return vec![format!("kind: is {}, was {}", is.kind, was.kind)];

@@ -2,6 +2,7 @@ use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
+use crate::store::atomic;
 use crate::tree::manifest::verify;
 
 fn put(tree: &Path, path: &str, text: &str) {

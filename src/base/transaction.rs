@@ -1,0 +1,411 @@
+//! A change of a base: generation N stays as it is, N+1 comes out of the directory `staging`.
+//!
+//! ```text
+//! thread of its own, in a mount namespace of its own          this thread
+//!   overlay: N below, staging/upper above                       progress
+//!   apt, or a shell, in namespaces of their own
+//!   what publishing changes, on the merged tree: every
+//!   write goes to the layer, none through a link to N
+//!   unmount; the thread ends  ──────────────────────────────>   staging/generation out of
+//!                                                               N and the layer; one syncfs
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::mpsc;
+
+use super::diff::{self, PackageChange};
+use super::ids::{self, Rules, Taken};
+use super::merged::{self, Merged};
+use super::next::{self, Changes};
+use super::publish::{self, Package, Published};
+use super::sandbox::{self, Interrupt, Streams};
+use super::{apt, terminal};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::journal;
+use crate::tree::inside::Inside;
+use crate::tree::manifest;
+
+/// Run as process 1 of a tool's namespaces. Without exec: the shell stays, and reaps what the
+/// tool leaves behind. Nobody sets the host's kernel from in there.
+const RUN: &str = "umask 022\n\
+    mount -t proc proc \"$0/proc\" && mount -o bind,ro \"$0/proc/sys\" \"$0/proc/sys\" || exit 125\n\
+    chroot \"$0\" \"$@\"\n\
+    exit $?\n";
+
+/// What is to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Every package to its newest version.
+    Upgrade,
+    /// These packages, and what they need.
+    Install(Vec<String>),
+    /// These packages and their configuration go.
+    Remove(Vec<String>),
+    /// What this command does; none is a shell. On the caller's terminal, if there is one.
+    Shell(Vec<String>),
+}
+
+/// A change to make.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Generation N with `tree`, `manifest` and `packages`. Never written to.
+    pub from: &'a Path,
+    /// An empty directory on the same file system; afterwards it has N+1 as `generation`, and
+    /// beside it what was left over, which is to be removed when nobody waits for it.
+    pub staging: &'a Path,
+    /// A directory that outlives the job: apt's indexes.
+    pub cache: &'a Path,
+    /// Gets everything that the tools say.
+    pub log: &'a Path,
+    /// What to do.
+    pub change: &'a Change,
+    /// Ids that containers gave away.
+    pub taken: &'a Taken,
+}
+
+/// What a job came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There was nothing to do.
+    Nothing,
+    /// Whoever was asked did not want it.
+    Discarded,
+    /// N+1 is in the staging directory, on disk.
+    Ready(Ready),
+}
+
+/// A generation that waits to be put in its place.
+#[derive(Debug)]
+pub struct Ready {
+    /// As for a first generation.
+    pub published: Published,
+    /// The packages that are not what they were.
+    pub changes: Vec<PackageChange>,
+    /// What maintainer scripts wanted done to services, such as `nginx restart`.
+    pub services: Vec<String>,
+}
+
+/// Makes the next generation. On a terminal `confirm` is asked before a shell's work becomes
+/// one; `progress` gets a few words now and then.
+pub fn run(
+    job: &Job<'_>,
+    confirm: &mut dyn FnMut(&[PackageChange]) -> bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Outcome> {
+    let interrupt = Interrupt::catch()?;
+    let Some(done) = on_thread(job, &interrupt, progress, |w| w.transaction())? else {
+        return Ok(Outcome::Nothing);
+    };
+    finish(job, done, &interrupt, confirm, progress)
+}
+
+/// What a job would change, as far as apt can tell; N+1 is not made.
+pub fn preview(job: &Job<'_>, progress: &mut dyn FnMut(&str)) -> Result<Vec<PackageChange>> {
+    let interrupt = Interrupt::catch()?;
+    on_thread(job, &interrupt, progress, |worker| {
+        let mut merged = worker.open()?;
+        let foreseen = worker.foresee(&merged);
+        merged.clear()?;
+        merged.unmount()?;
+        foreseen
+    })
+}
+
+/// Runs `work` in a thread of its own, which has its mounts to itself and takes them along.
+fn on_thread<T: Send>(
+    job: &Job<'_>,
+    interrupt: &Interrupt,
+    progress: &mut dyn FnMut(&str),
+    work: impl FnOnce(&mut Worker<'_>) -> Result<T> + Send,
+) -> Result<T> {
+    let names: &[String] = match job.change {
+        Change::Install(names) | Change::Remove(names) => names,
+        Change::Upgrade | Change::Shell(_) => &[],
+    };
+    names.iter().try_for_each(|name| apt::check_name(name))?;
+    let log = sandbox::open_log(job.log)?;
+    let (send, receive) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let body = || {
+            let mut worker = Worker { job, interrupt, log, progress: send };
+            work(&mut worker)
+        };
+        let thread = std::thread::Builder::new()
+            .name("transaction".into())
+            .spawn_scoped(scope, body)
+            .context(|| "cannot start a thread")?;
+        for words in receive {
+            progress(&words);
+        }
+        thread.join().map_err(|_| Error::failed("the transaction's thread died"))?
+    })
+}
+
+/// What the tools left in the layer.
+struct Done {
+    /// Installed packages now.
+    packages: Vec<Package>,
+    foreseen: Vec<PackageChange>,
+    services: Vec<String>,
+    moved_ids: BTreeMap<String, u32>,
+    /// Somebody sat at a terminal, and can be asked.
+    asked: bool,
+}
+
+struct Worker<'a> {
+    job: &'a Job<'a>,
+    interrupt: &'a Interrupt,
+    log: File,
+    progress: mpsc::Sender<String>,
+}
+
+impl Worker<'_> {
+    fn say(&self, words: impl Into<String>) {
+        // Nobody listens any more only when all is over.
+        let _ = self.progress.send(words.into());
+    }
+
+    /// The merged tree, with what tools need in it.
+    fn open(&mut self) -> Result<Merged> {
+        merged::enter_namespace()?;
+        let mut merged = Merged::mount(&self.job.from.join("tree"), self.job.staging)?;
+        merged.furnish(self.job.cache)?;
+        Ok(merged)
+    }
+
+    /// Everything up to the finished layer; None if there is nothing to do.
+    fn transaction(&mut self) -> Result<Option<Done>> {
+        let before = ids::accounts(&Inside::open(&self.job.from.join("tree"))?)?;
+        let mut merged = self.open()?;
+        journal::step("update.mounted");
+        let foreseen = match self.job.change {
+            Change::Shell(_) => Vec::new(),
+            _ => self.foresee(&merged)?,
+        };
+        let shell = matches!(self.job.change, Change::Shell(_));
+        if foreseen.is_empty() && !shell {
+            merged.unmount()?;
+            return Ok(None);
+        }
+        let result = self.change(&merged, &foreseen);
+        self.forget_archives();
+        result?;
+        journal::step("update.transaction");
+        let services = merged.services();
+        merged.clear()?;
+        let status = publish::status_of(&Inside::open(merged.path())?)?;
+        if let Some(package) = publish::unfinished(&status).first() {
+            return Err(Error::new(
+                Kind::State,
+                format!("the change leaves the package {} half installed", package.name),
+            )
+            .hint(
+                "in the shell, dpkg --configure -a and apt-get -f install finish what was begun",
+            ));
+        }
+        self.say("making it a generation");
+        let rules = Rules { before: before.unwrap_or_default(), taken: Some(self.job.taken) };
+        let moved_ids = publish::prepare(merged.path(), &rules)?;
+        merged.unmount()?;
+        self.interrupt.check()?;
+        let packages = publish::installed(&status);
+        let asked = shell && terminal::is_there();
+        Ok(Some(Done { packages, foreseen, services, moved_ids, asked }))
+    }
+
+    /// What apt says it would do. New indexes are loaded first, where they matter.
+    fn foresee(&mut self, merged: &Merged) -> Result<Vec<PackageChange>> {
+        if Inside::open(merged.path())?.kind("usr/bin/apt-get")?.is_none() {
+            return Err(Error::new(Kind::Unsupported, "the base has no apt-get")
+                .hint("coloc base shell runs whatever the base has instead"));
+        }
+        if !matches!(self.job.change, Change::Remove(_)) {
+            self.say("looking for new packages");
+            let said = self.apt(merged, &["update"])?;
+            if let Some(line) = said.iter().find(|line| apt::lost_index(line)) {
+                return Err(Error::failed(line.trim_start_matches("W: "))
+                    .context("apt-get update failed")
+                    .hint("nothing was changed; try again when the mirror can be reached"));
+            }
+        }
+        let verb = verb(self.job.change);
+        Ok(apt::foreseen(&self.apt(merged, &[&["-s"], verb.as_slice()].concat())?))
+    }
+
+    fn change(&mut self, merged: &Merged, foreseen: &[PackageChange]) -> Result<()> {
+        if let Change::Shell(command) = self.job.change {
+            return self.shell(merged, command);
+        }
+        self.say(match foreseen.len() {
+            1 => "1 package changes".to_string(),
+            n => format!("{n} packages change"),
+        });
+        self.apt(merged, &verb(self.job.change)).map(drop)
+    }
+
+    /// Runs apt-get; gives what it said.
+    fn apt(&mut self, merged: &Merged, args: &[&str]) -> Result<Vec<String>> {
+        let said = args.join(" ");
+        let mut command = vec!["apt-get"];
+        command.extend(apt::OPTIONS);
+        command.extend(args);
+        let env = [("DEBIAN_FRONTEND", "noninteractive"), ("UCF_FORCE_CONFFOLD", "1")];
+        let args = arguments(merged, command.iter().map(OsString::from));
+        let mut lines = Vec::new();
+        let progress = self.progress.clone();
+        let (status, last) = self.follow(&args, &env, Streams::Pipe, &mut |line| {
+            if let Some(words) = apt::step(line) {
+                let _ = progress.send(words);
+            }
+            lines.push(line.to_string());
+        })?;
+        if status.success() {
+            return Ok(lines);
+        }
+        let what = format!("apt-get {said}");
+        let failed = || sandbox::failure(&what, status, &last, self.job.log);
+        Err(apt::unknown(&lines).unwrap_or_else(failed))
+    }
+
+    /// Runs the admin's command, or a shell.
+    fn shell(&mut self, merged: &Merged, command: &[String]) -> Result<()> {
+        let bash = Inside::open(merged.path())?.kind("usr/bin/bash")?.is_some();
+        let own = [if bash { "bash" } else { "sh" }.to_string()];
+        let command = if command.is_empty() { &own[..] } else { command };
+        let args = arguments(merged, command.iter().map(OsString::from));
+        if terminal::is_there() {
+            return self.shell_on_terminal(merged, &args);
+        }
+        // A terminal that is ours on one side only is not handed over.
+        let input = match crate::sys::tty::is_terminal(std::io::stdin()) {
+            true => Streams::Pipe,
+            false => Streams::PipeWithInput,
+        };
+        // Not to our output: that is the report's.
+        let mut show = |line: &str| {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        };
+        let env = [("DEBIAN_FRONTEND", "noninteractive"), ("debian_chroot", "base")];
+        let (status, _) = self.follow(&args, &env, input, &mut show)?;
+        ended_well(status)
+    }
+
+    fn shell_on_terminal(&mut self, merged: &Merged, args: &[OsString]) -> Result<()> {
+        let pty = merged.open_pty()?;
+        let term = std::env::var("TERM").unwrap_or("dumb".into());
+        let env = [("HOME", "/root"), ("TERM", term.as_str()), ("debian_chroot", "base")];
+        let mut run = sandbox::spawn(RUN, args, &env, Streams::Terminal(pty.slave))?;
+        let relayed = terminal::relay(&pty.master, self.interrupt, &mut self.log);
+        if relayed.is_err() {
+            sandbox::kill(&mut run.child);
+        }
+        relayed?;
+        ended_well(run.child.wait().context(|| "cannot wait for the shell")?)
+    }
+
+    /// Runs a tool to its end; gives that, and the last lines that it said.
+    fn follow(
+        &mut self,
+        args: &[OsString],
+        env: &[(&str, &str)],
+        streams: Streams,
+        line: &mut dyn FnMut(&str),
+    ) -> Result<(unshare::ExitStatus, VecDeque<String>)> {
+        let what: Vec<_> = args[1..].iter().map(|a| a.to_string_lossy()).collect();
+        let _ = writeln!(self.log, "\n# {}", what.join(" "));
+        let mut env = env.to_vec();
+        env.push(("HOME", "/root"));
+        let mut run = sandbox::spawn(RUN, args, &env, streams)?;
+        let last = sandbox::follow(run.output, &mut self.log, Some(self.interrupt), line);
+        if last.is_err() {
+            sandbox::kill(&mut run.child);
+        }
+        let last = last?;
+        Ok((run.child.wait().context(|| "cannot wait for a tool")?, last))
+    }
+
+    /// Downloaded packages are of no use once they are installed, or could not be.
+    fn forget_archives(&self) {
+        let archives = self.job.cache.join("apt/archives");
+        for dir in [archives.join("partial"), archives] {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+}
+
+/// The change in apt-get's words.
+fn verb(change: &Change) -> Vec<&str> {
+    match change {
+        Change::Install(names) => words(&["install", "--"], names),
+        Change::Remove(names) => words(&["purge", "--"], names),
+        Change::Upgrade | Change::Shell(_) => vec!["full-upgrade"],
+    }
+}
+
+fn words<'a>(first: &[&'a str], names: &'a [String]) -> Vec<&'a str> {
+    first.iter().copied().chain(names.iter().map(String::as_str)).collect()
+}
+
+/// The tree, then what runs in it.
+fn arguments(merged: &Merged, command: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    std::iter::once(merged.path().as_os_str().to_owned()).chain(command).collect()
+}
+
+/// Exit code 0 is the admin's word that the work is good.
+fn ended_well(status: unshare::ExitStatus) -> Result<()> {
+    match status.code() {
+        Some(0) => Ok(()),
+        // The crate has it as a signed byte.
+        Some(code) => Err(Error::failed(format!(
+            "the command ended with exit code {}, so its work is discarded",
+            code as u8
+        ))),
+        None => Err(Error::failed("the command was killed, so its work is discarded")),
+    }
+}
+
+/// From the layer to a generation on disk.
+fn finish(
+    job: &Job<'_>,
+    done: Done,
+    interrupt: &Interrupt,
+    confirm: &mut dyn FnMut(&[PackageChange]) -> bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Outcome> {
+    let (lower, upper) = (job.from.join("tree"), job.staging.join("upper"));
+    let old = next::manifest_of(job.from)?;
+    let layer = Changes::read(&lower, &upper, &old)?;
+    if layer.is_empty() {
+        return Ok(Outcome::Nothing);
+    }
+    let security = apt::security(&done.foreseen);
+    let before = publish::package_list(job.from)?;
+    let changes = diff::compare(&before, &done.packages, &security);
+    if done.asked && !interrupt.released(|| confirm(&changes))? {
+        return Ok(Outcome::Discarded);
+    }
+    progress("writing the generation");
+    let generation = job.staging.join("generation");
+    std::fs::create_dir(&generation)
+        .and_then(|()| std::fs::set_permissions(&generation, PermissionsExt::from_mode(0o755)))
+        .context(|| format!("cannot make {}", generation.display()))?;
+    let entries: Vec<manifest::Entry> =
+        next::materialise(&layer, &lower, &upper, &generation.join("tree"), &old)
+            .context(|| "cannot make the next generation")?;
+    journal::step("update.materialised");
+    interrupt.check()?;
+    diff::write(&generation, &changes)?;
+    let published = publish::conclude(&generation, &entries, done.moved_ids)?;
+    journal::step("update.synced");
+    interrupt.check()?;
+    Ok(Outcome::Ready(Ready { published, changes, services: done.services }))
+}

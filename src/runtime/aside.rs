@@ -1,0 +1,49 @@
+//! Work in namespaces that this process must not join itself: done by a short-lived process,
+//! which hands back what it found.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::relay;
+use crate::error::{Error, Result};
+use crate::sys::{clone, fdpass, process};
+
+/// For how long it may take. A container's file systems can be served by its own processes.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs `work` in a process of its own and gives back its result, with any descriptors. If this
+/// process is killed, the other one is too. As it has a copy of every lock that is held
+/// here, nobody who takes that lock can meet it.
+pub(super) fn aside<T: Serialize + DeserializeOwned>(
+    work: impl FnOnce() -> Result<(T, Vec<OwnedFd>)>,
+) -> Result<(T, Vec<OwnedFd>)> {
+    let (ours, theirs) = fdpass::pair()?;
+    let helper = clone::spawn(0, None, || {
+        let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+        let (answer, fds) = match work() {
+            Ok((found, fds)) => (Ok(found), fds),
+            Err(e) => (Err(e), Vec::new()),
+        };
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+        let bytes = serde_json::to_vec(&answer).unwrap_or_default();
+        i32::from(fdpass::send(&theirs, &bytes, &fds).is_err())
+    })?;
+    drop(theirs);
+    let in_time = relay::readable_within(&ours, LIMIT);
+    if !in_time {
+        let _ = process::signal(&helper.pidfd, libc::SIGKILL);
+    }
+    let answer = fdpass::receive(&ours);
+    process::wait(helper.pidfd.as_fd())?;
+    if !in_time {
+        return Err(Error::failed("a mount in the container does not answer")
+            .hint("coloc stop --timeout 0 ends it whatever it does"));
+    }
+    let (bytes, fds) = answer?;
+    let answer: Result<T> = serde_json::from_slice(&bytes)
+        .map_err(|_| Error::failed("the process that was to do it died"))?;
+    Ok((answer?, fds))
+}

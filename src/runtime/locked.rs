@@ -1,0 +1,102 @@
+//! Mounts for one container whose flags its root cannot change.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{Mode, OFlags};
+
+use super::aside::aside;
+use crate::error::{Error, Kind, Result};
+use crate::sys::mount::{self, Attr};
+use crate::sys::path::open_dir;
+use crate::sys::{Named, process};
+
+/// The flags of a container's `/usr`.
+pub const USR: Attr = Attr::RDONLY.with(Attr::NODEV);
+
+/// A detached copy of the mount at `source` with the flags `attr`, and for `idmap` with the ids
+/// of that user namespace. Its flags are not locked yet.
+pub(super) fn copy(source: &Path, attr: Attr, idmap: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let copy = mount::clone_at(open_dir(source)?)?;
+    mount::prepare(&copy, attr, idmap.map(|fd| fd.as_fd())).map_err(|e| match e.errno() {
+        libc::EINVAL if idmap.is_some() => Error::from(e)
+            .hint("the file system of the base takes no id mapping: ext4, xfs, btrfs do"),
+        _ => e.into(),
+    })?;
+    Ok(copy)
+}
+
+/// The user namespace of the process `pid`.
+pub(super) fn user_namespace(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/user");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(&path, flags, Mode::empty()).named(|| format!("open({path:?})"))?)
+}
+
+/// Takes mounts once across the user-namespace boundary, which is what locks their flags: a
+/// read-only mount that was handed straight to a container can be remounted by its root.
+/// Proves of each that root there cannot take its flags away.
+///
+/// A helper process does it in mount namespaces of its own (mount_namespaces(7), "Restrictions
+/// on mount namespaces"): the first, ours, to attach the detached mounts; the second, owned by
+/// the container's user namespace, to copy them; and out of that one they are cloned.
+pub(super) fn lock(
+    mounts: &[(OwnedFd, Attr)],
+    userns: &OwnedFd,
+    scratch: &Path,
+) -> Result<Vec<OwnedFd>> {
+    let locked = aside(|| Ok(((), cross(mounts, userns, scratch)?)));
+    let ((), fds) = locked.map_err(|e| e.context("cannot lock the base"))?;
+    if fds.len() == mounts.len() {
+        return Ok(fds);
+    }
+    Err(Error::failed("cannot lock the base: a mount is missing"))
+}
+
+fn cross(mounts: &[(OwnedFd, Attr)], userns: &OwnedFd, scratch: &Path) -> Result<Vec<OwnedFd>> {
+    let new_mounts = || unshare(CloneFlags::CLONE_NEWNS).named(|| "unshare(CLONE_NEWNS)".into());
+    new_mounts()?;
+    mount::make_all_private()?;
+    mount::attach(mount::make("tmpfs", &[("mode", "755")], Attr::NONE)?, open_dir(scratch)?)?;
+    // From here on all is relative: the second namespace's copy of this very directory is
+    // where the working directory is then.
+    std::env::set_current_dir(scratch)?;
+    for (n, (fd, _)) in mounts.iter().enumerate() {
+        let name = n.to_string();
+        rustix::fs::mkdir(&name, Mode::from_raw_mode(0o755)).named(|| "mkdir".into())?;
+        mount::attach(fd, open_dir(&name)?)?;
+    }
+    setns(userns, CloneFlags::CLONE_NEWUSER).named(|| "setns(CLONE_NEWUSER)".into())?;
+    process::become_root()?;
+    new_mounts()?;
+    let mut locked = Vec::new();
+    for (n, (_, attr)) in mounts.iter().enumerate() {
+        let copy = mount::clone_path(&n.to_string())?;
+        prove(&copy, *attr)?;
+        locked.push(copy);
+    }
+    Ok(locked)
+}
+
+/// With all the power that the container's root has, no flag of `attr` must go away. Each is
+/// tried by itself: together, one that is locked would hide one that is not.
+pub(super) fn prove(mount: impl AsFd, attr: Attr) -> Result<()> {
+    for flag in [Attr::RDONLY, Attr::NOSUID, Attr::NODEV, Attr::NOEXEC] {
+        if !attr.has(flag) {
+            continue;
+        }
+        match mount::clear(&mount, flag) {
+            Err(e) if e.errno() == libc::EPERM => {}
+            Err(e) => return Err(e.into()),
+            Ok(()) => {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "root inside could change the mount of the shared base",
+                )
+                .hint("this kernel does not lock mount flags; coloc will not run on it"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,442 @@
+//! The swap of a running container's `/usr` from one generation to another.
+//!
+//! ```text
+//! Beneath (Linux 6.5)                        Frozen
+//! 1. lock the new mount's flags, prove it    1. the same
+//! 2. attach it beneath the old one           2. write the marker, freeze the container
+//! 3. copy over what is mounted in the old    3. detach the old one
+//! 4. detach the old one                      4. attach the new one, and what was mounted in it
+//! 5. look                                    5. look, thaw, remove the marker
+//! ```
+//!
+//! Beneath, there is no moment at which a path in `/usr` leads nowhere or to a mixture: a name is
+//! looked up in the old tree before step 4 and in the new one after it. Frozen, nobody is there
+//! to look. Programs keep the files of the old generation that they have open or mapped.
+//!
+//! A kill at any instruction leaves what the next call finishes: a second look tells a new
+//! mount that is in its place already, or beneath, or a `/usr` that is missing while the marker
+//! says who took it away. The caller holds the container's lock. What runs inside does not know
+//! of it, and may mount and unmount as it likes meanwhile: the old mount is only ever named by a
+//! descriptor that was looked at, and the worst that comes of a race is the container's own loss.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use super::aside::aside;
+use super::cgroup;
+use super::locked::{self, USR};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::atomic;
+use crate::store::running::{Process, State};
+use crate::sys::mount::{self, Stat};
+use crate::sys::mountinfo::{self, Mount, Origin};
+use crate::sys::path::{Links, open_dir, open_in};
+use crate::sys::{self, Named};
+
+/// The file in the running state that says that this swap, and no admin, froze the container.
+pub const MARKER: &str = "swap-frozen.json";
+/// The environment variable that, set to `frozen`, makes every swap one of that kind.
+pub const FORCE: &str = "COLOC_SWAP";
+/// The most mounts in `/usr` that are carried over, and the most that are named as lost.
+const SUBMOUNTS: usize = 256;
+const NAMED: usize = 8;
+
+/// How a swap was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// The new mount went beneath the old one.
+    Beneath,
+    /// The container was frozen meanwhile.
+    Frozen,
+}
+
+/// What is to be swapped.
+#[derive(Debug, Clone, Copy)]
+pub struct Swap<'a> {
+    /// The container's running state.
+    pub state: &'a State,
+    /// Its init.
+    pub init: &'a OwnedFd,
+    /// The `usr` of every generation that may be there now; one that is gone from the disk may
+    /// be in the list.
+    pub known: &'a [PathBuf],
+    /// The `usr` of the generation that is to be there.
+    pub new: &'a Path,
+    /// The directory of its running state.
+    pub run: &'a Path,
+}
+
+/// What a swap came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Done {
+    /// The container sees the new generation, and did not before.
+    Swapped {
+        /// How.
+        how: How,
+        /// What a member had mounted in `/usr` and could not be carried over.
+        lost: Vec<String>,
+    },
+    /// It saw the new generation already.
+    Already,
+}
+
+/// What is at `/usr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// The directory that this is the number of in the list that was asked about.
+    Known(usize),
+    /// The private tree's own directory, with nothing mounted on it.
+    Bare,
+    /// Something else: a member has mounted over it, or it is no directory.
+    Other,
+}
+
+/// Which of `known` the container's init sees at `/usr`. Takes no lock and changes nothing.
+pub fn seen(init: &OwnedFd, known: &[PathBuf]) -> Result<Seen> {
+    let known = identities(known)?;
+    Ok(aside(|| Ok((Inside::enter(init)?.look(&known)?.seen, Vec::new())))?.0)
+}
+
+/// Puts the new generation in the place of the old one.
+pub fn swap(swap: &Swap<'_>) -> Result<Done> {
+    let marker = Marker::of(swap);
+    let interrupted = marker.is_set();
+    if !interrupted {
+        // Cut short before anything was frozen, or of an init that is no more.
+        marker.clear();
+    }
+    // The new one first: the number 0 is what the container is to see.
+    let known: Vec<PathBuf> =
+        std::iter::once(swap.new.to_path_buf()).chain(swap.known.iter().cloned()).collect();
+    let task = Task {
+        known: identities(&known)?,
+        origin: mountinfo::origin(swap.new)?,
+        new: prepare(swap)?,
+    };
+    if task.known.first().copied().flatten().is_none() {
+        return Err(Error::new(Kind::Damaged, format!("{} is missing", swap.new.display())));
+    }
+    let forced = std::env::var_os(FORCE).is_some_and(|v| v == "frozen");
+    if !forced && !interrupted {
+        match ask(swap, &task, How::Beneath, false)? {
+            Answer::Done(done) => return Ok(done),
+            Answer::NoBeneath => {}
+        }
+    }
+    frozen(swap, &task, &marker)
+}
+
+/// What the helper is told.
+struct Task {
+    known: Vec<Option<(u64, u64)>>,
+    origin: Origin,
+    new: OwnedFd,
+}
+
+/// What it answers.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Done(Done),
+    NoBeneath,
+}
+
+/// The new mount, detached, its flags locked and proved to be.
+fn prepare(swap: &Swap<'_>) -> Result<OwnedFd> {
+    let userns = locked::user_namespace(swap.state.init.pid)?;
+    // Opened first, then seen to be of a process that still lives: the number was its own.
+    if swap.state.init.open().is_none() {
+        return Err(Error::new(Kind::State, "the container ended meanwhile"));
+    }
+    let copy = locked::copy(swap.new, USR, Some(&userns))?;
+    let locked = locked::lock(&[(copy, USR)], &userns, swap.run)?;
+    locked.into_iter().next().ok_or_else(|| Error::failed("the new mount is missing"))
+}
+
+fn ask(swap: &Swap<'_>, task: &Task, how: How, may_be_bare: bool) -> Result<Answer> {
+    Ok(aside(|| Ok((act(swap.init, task, how, may_be_bare)?, Vec::new())))?.0)
+}
+
+/// The swap of a container that is held still for it, unless an admin does that already.
+fn frozen(swap: &Swap<'_>, task: &Task, marker: &Marker<'_>) -> Result<Done> {
+    let interrupted = marker.is_set();
+    let payload = &swap.state.cgroup;
+    let ours = interrupted || !cgroup::frozen(payload);
+    if ours {
+        // There before it freezes: whoever finds it frozen must know who did it.
+        marker.set()?;
+    }
+    let stopped = if ours { cgroup::freeze(payload, true) } else { Ok(()) };
+    let result = stopped.and_then(|()| ask(swap, task, How::Frozen, interrupted));
+    if ours {
+        let bare = result.is_err() && matches!(seen(swap.init, &[]), Ok(Seen::Bare));
+        cgroup::freeze(payload, false)?;
+        if !bare {
+            marker.clear();
+        }
+    }
+    match result? {
+        Answer::Done(done) => Ok(done),
+        Answer::NoBeneath => Err(Error::failed("the kernel took back what it said")),
+    }
+}
+
+/// The file that says who froze the container. It counts for the very init that it names.
+struct Marker<'a> {
+    path: PathBuf,
+    init: &'a Process,
+}
+
+impl<'a> Marker<'a> {
+    fn of(swap: &Swap<'a>) -> Self {
+        Self { path: swap.run.join(MARKER), init: &swap.state.init }
+    }
+
+    fn is_set(&self) -> bool {
+        matches!(atomic::read_json::<Process>(&self.path), Ok(Some(init)) if init == *self.init)
+    }
+
+    /// Not by the atomic writer, whose kill would leave a file that nobody clears up: one that
+    /// was cut short counts for nothing, and nothing is frozen before it is whole. It need not
+    /// outlive the boot.
+    fn set(&self) -> Result<()> {
+        let text = serde_json::to_vec(self.init)
+            .map_err(|e| Error::failed(format!("cannot tell its init: {e}")))?;
+        std::fs::File::create(&self.path)
+            .and_then(|mut file| file.write_all(&text))
+            .context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn clear(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Device and inode of each directory; None for one that is not there.
+fn identities(paths: &[PathBuf]) -> Result<Vec<Option<(u64, u64)>>> {
+    let one = |path: &PathBuf| match open_dir(path) {
+        Ok(fd) => Ok(Some(mount::stat(&fd)?.file)),
+        Err(e) if e.errno() == libc::ENOENT => Ok(None),
+        Err(e) => Err(e.into()),
+    };
+    paths.iter().map(one).collect()
+}
+
+/// The helper's part, with the host's powers in the container's mount namespace.
+fn act(init: &OwnedFd, task: &Task, how: How, may_be_bare: bool) -> Result<Answer> {
+    let inside = Inside::enter(init)?;
+    let place = inside.look(&task.known)?;
+    match place.seen {
+        Seen::Known(0) => return Ok(Answer::Done(Done::Already)),
+        Seen::Known(_) => {}
+        Seen::Bare if may_be_bare => {
+            mount::attach(&task.new, inside.usr()?)?;
+            return inside.finish(task, how, Vec::new());
+        }
+        Seen::Bare | Seen::Other => return Err(strange(place.seen)),
+    }
+    let Some((top, stat)) = place.top else { return Err(strange(Seen::Other)) };
+    let mounts = inside.mounts()?;
+    let (carried, mut lost) = submounts(&mounts, &top, stat.mount);
+    match how {
+        // A swap that was killed half-way has left it there.
+        How::Beneath if is_beneath(&mounts, stat.mount, &task.origin) => inside.detach(&top)?,
+        How::Beneath => {
+            match mount::attach_beneath(&task.new, &top) {
+                Err(e) if e.errno() == libc::EINVAL => return Ok(Answer::NoBeneath),
+                other => other?,
+            }
+            lost.extend(carry(carried, &task.new));
+            inside.detach(&top)?;
+        }
+        How::Frozen => {
+            let spare = mount::clone_at(&top)?;
+            inside.detach(&top)?;
+            if inside.look(&task.known)?.seen != Seen::Known(0) {
+                let usr = inside.usr()?;
+                if let Err(e) = mount::attach(&task.new, &usr) {
+                    // Old code is better than none.
+                    let _ = mount::attach(&spare, &usr);
+                    return Err(e.into());
+                }
+                lost.extend(carry(carried, &task.new));
+            }
+        }
+    }
+    inside.finish(task, how, lost)
+}
+
+fn strange(seen: Seen) -> Error {
+    let why = match seen {
+        Seen::Bare => "somebody inside has unmounted its /usr",
+        _ => "somebody inside has mounted something over its /usr",
+    };
+    Error::new(Kind::State, why).hint("it is put right at the next start")
+}
+
+/// Whether what is right under the mount `top`, at the same place, is a mount of `new`.
+fn is_beneath(mounts: &[Mount], top: u64, new: &Origin) -> bool {
+    let find = |id: u64| mounts.iter().find(|m| m.id == id);
+    let under = find(top).and_then(|m| find(m.parent));
+    under.is_some_and(|m| m.at == Path::new("/usr") && m.origin == *new)
+}
+
+/// Copies of what is mounted in the mount `id` with the root `top`, by path below it; and the
+/// paths of what cannot be copied.
+fn submounts(mounts: &[Mount], top: &OwnedFd, id: u64) -> (Vec<(PathBuf, OwnedFd)>, Vec<String>) {
+    let (mut carried, mut lost) = (Vec::new(), Vec::new());
+    for mount in mounts.iter().filter(|m| m.parent == id) {
+        let Ok(inner) = mount.at.strip_prefix("/usr") else { continue };
+        if inner.as_os_str().is_empty() {
+            continue;
+        }
+        let copy = open_in(top, inner, Links::Refuse, OFlags::PATH, 0)
+            .and_then(|fd| mount::clone_tree(&fd));
+        match copy {
+            Ok(copy) if carried.len() < SUBMOUNTS => carried.push((inner.to_path_buf(), copy)),
+            _ => name_lost(&mut lost, inner),
+        }
+    }
+    (carried, lost)
+}
+
+/// Attaches the copies in the new mount, which must be attached itself; gives the paths of those
+/// that have no place there.
+fn carry(carried: Vec<(PathBuf, OwnedFd)>, new: &OwnedFd) -> Vec<String> {
+    let mut lost = Vec::new();
+    for (inner, copy) in carried {
+        let done = open_in(new, &inner, Links::Refuse, OFlags::PATH, 0)
+            .and_then(|place| mount::attach(&copy, &place));
+        if done.is_err() {
+            name_lost(&mut lost, &inner);
+        }
+    }
+    lost
+}
+
+/// A member can mount as much as it likes under any name; this has to fit a message.
+fn name_lost(lost: &mut Vec<String>, inner: &Path) {
+    if lost.len() < NAMED {
+        let name: String = inner.to_string_lossy().chars().take(60).collect();
+        lost.push(format!("/usr/{}", name.escape_debug()));
+    }
+}
+
+/// A process in a container's mount namespace, with a way to its own /proc on the host.
+struct Inside {
+    own: OwnedFd,
+    fds: OwnedFd,
+    root: OwnedFd,
+}
+
+/// What is at `/usr`, and the mount itself if it is one of those asked about.
+struct PlaceOfUsr {
+    seen: Seen,
+    top: Option<(OwnedFd, Stat)>,
+}
+
+impl Inside {
+    /// Joins the namespace, whose root is then this process's, wherever init's own is.
+    fn enter(init: &OwnedFd) -> Result<Self> {
+        let own = open_dir("/proc/self")?;
+        let fds = open_dir("/proc/self/fd")?;
+        setns(init, CloneFlags::CLONE_NEWNS).named(|| "setns(pidfd, CLONE_NEWNS)".into())?;
+        Ok(Self { own, fds, root: open_dir("/")? })
+    }
+
+    fn usr(&self) -> sys::Result<OwnedFd> {
+        open_in(&self.root, "usr", Links::Refuse, OFlags::PATH | OFlags::DIRECTORY, 0)
+    }
+
+    fn look(&self, known: &[Option<(u64, u64)>]) -> Result<PlaceOfUsr> {
+        let Ok(top) = self.usr() else { return Ok(PlaceOfUsr { seen: Seen::Other, top: None }) };
+        let stat = mount::stat(&top)?;
+        if stat.mount == mount::stat(&self.root)?.mount {
+            return Ok(PlaceOfUsr { seen: Seen::Bare, top: None });
+        }
+        let number = known.iter().position(|k| *k == Some(stat.file));
+        Ok(match number {
+            Some(number) => PlaceOfUsr { seen: Seen::Known(number), top: Some((top, stat)) },
+            None => PlaceOfUsr { seen: Seen::Other, top: None },
+        })
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>> {
+        let file = open_in(&self.own, "mountinfo", Links::Refuse, OFlags::RDONLY, 0)?;
+        let mut text = Vec::new();
+        std::fs::File::from(file).take(mountinfo::LIMIT).read_to_end(&mut text)?;
+        Ok(mountinfo::parse(&text))
+    }
+
+    fn detach(&self, top: &OwnedFd) -> Result<()> {
+        Ok(mount::detach(&self.fds, top)?)
+    }
+
+    /// Looks at what came of it.
+    fn finish(&self, task: &Task, how: How, lost: Vec<String>) -> Result<Answer> {
+        let place = self.look(&task.known)?;
+        match place.top {
+            Some((usr, _)) if place.seen == Seen::Known(0) => {
+                if mount::look(&usr)?.attr.has(USR) {
+                    return Ok(Answer::Done(Done::Swapped { how, lost }));
+                }
+                Err(Error::failed("the new /usr is not mounted read-only"))
+            }
+            _ => Err(strange(place.seen)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(id: u64, parent: u64, generation: u64, at: &str) -> Mount {
+        let root = format!("/b/generations/{generation}/tree/usr").into();
+        Mount { id, parent, origin: Origin { device: (254, 0), root }, at: at.into() }
+    }
+
+    #[test]
+    fn what_an_interrupted_swap_left_beneath_is_known() {
+        let new = mount(0, 0, 2, "").origin;
+        let root = mount(10, 1, 9, "/");
+        let mounts = [root.clone(), mount(12, 13, 1, "/usr"), mount(13, 10, 2, "/usr")];
+        assert!(is_beneath(&mounts, 12, &new));
+        assert!(!is_beneath(&mounts, 13, &new));
+        let other = [root, mount(12, 13, 1, "/usr"), mount(13, 10, 3, "/usr")];
+        assert!(!is_beneath(&other, 12, &new));
+        assert!(!is_beneath(&other, 99, &new));
+    }
+
+    #[test]
+    fn the_marker_counts_for_the_init_that_it_names() {
+        let path = std::env::temp_dir().join(format!("coloc-marker-{}", std::process::id()));
+        let (one, other) = (Process { pid: 7, start: 1 }, Process { pid: 7, start: 2 });
+        let marker = Marker { path: path.clone(), init: &one };
+        marker.clear();
+        assert!(!marker.is_set());
+        marker.set().unwrap();
+        assert!(marker.is_set());
+        assert!(!Marker { path: path.clone(), init: &other }.is_set());
+        // Cut short by a kill.
+        std::fs::File::create(&path).unwrap();
+        assert!(!marker.is_set());
+        marker.clear();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_names_of_lost_mounts_are_few_and_plain() {
+        let mut lost = Vec::new();
+        for _ in 0..100 {
+            name_lost(&mut lost, Path::new(&format!("a\x1b[2J{}", "x".repeat(5000))));
+        }
+        assert_eq!(lost.len(), NAMED);
+        assert!(lost[0].starts_with("/usr/a\\u{1b}[2J") && lost[0].len() < 100, "{}", lost[0]);
+    }
+}
