@@ -31,6 +31,9 @@ debian_suite() (
     fi
 )
 
+# json_number KEY: from a flat place in JSON on stdin.
+json_number() { grep -o "\"$1\"[[:space:]]*:[[:space:]]*[0-9]*" | head -n 1 | grep -o '[0-9]*$'; }
+
 home_of() { getent passwd "$1" | cut -d: -f6; }
 
 # Installs those of the Debian packages $@ that are missing, quietly unless it fails.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::ui;
+use super::{change, ui};
 use crate::engine::Engine;
 use crate::engine::bases::{BaseView, Source};
 use crate::error::{Error, Kind, Result};
@@ -25,6 +25,14 @@ enum BaseVerb {
     List(ListArgs),
     Show(ShowArgs),
     Verify(VerifyArgs),
+    Update(change::UpdateArgs),
+    Install(change::PackagesArgs),
+    /// Remove packages from a base, and from its containers with it.
+    Remove(change::PackagesArgs),
+    Shell(change::BaseShellArgs),
+    Diff(change::DiffArgs),
+    Rollback(change::RollbackArgs),
+    Prune(change::PruneArgs),
     Delete(DeleteArgs),
 }
 
@@ -100,6 +108,17 @@ pub(super) fn run(layout: Layout, args: &BaseArgs) -> Result<ExitCode> {
         BaseVerb::List(a) => list(&Engine::open(layout, "list the bases")?, a),
         BaseVerb::Show(a) => show(&Engine::open(layout, "see a base")?, a),
         BaseVerb::Verify(a) => verify(&Engine::open(layout, "verify a base")?, a),
+        BaseVerb::Update(a) => change::update(&Engine::open_to_change(layout, "update a base")?, a),
+        BaseVerb::Install(a) => {
+            change::install(&Engine::open_to_change(layout, "change a base")?, a)
+        }
+        BaseVerb::Remove(a) => change::remove(&Engine::open_to_change(layout, "change a base")?, a),
+        BaseVerb::Shell(a) => change::shell(&Engine::open_to_change(layout, "change a base")?, a),
+        BaseVerb::Diff(a) => change::diff(&Engine::open(layout, "compare generations")?, a),
+        BaseVerb::Rollback(a) => {
+            change::rollback(&Engine::open_to_change(layout, "roll a base back")?, a)
+        }
+        BaseVerb::Prune(a) => change::prune(&Engine::open_to_change(layout, "prune a base")?, a),
         BaseVerb::Delete(a) => delete(&Engine::open_to_change(layout, "delete a base")?, a),
     }
 }

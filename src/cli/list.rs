@@ -23,9 +23,12 @@ pub(super) fn run(engine: &Engine, args: &ListArgs) -> Result<ExitCode> {
         eprintln!("no container yet; make one: coloc create NAME --owner USER");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = ui::table(&["NAME", "STATE", "BASE", "OWNERS", "INIT", "PID"]);
+    let mut table = ui::table(&["NAME", "STATE", "BASE", "OWNERS", "INIT", "PID", "STALE"]);
     for row in &rows {
         let base = match (&row.base, row.generation, row.current_generation) {
+            (Some(base), Some(g), Some(c)) if g != c && row.hold => {
+                format!("{base} {g} (held; now {c})")
+            }
             (Some(base), Some(g), Some(c)) if g != c => format!("{base} {g} (now {c})"),
             (Some(base), Some(g), _) => format!("{base} {g}"),
             _ => "-".into(),
@@ -38,6 +41,7 @@ pub(super) fn run(engine: &Engine, args: &ListArgs) -> Result<ExitCode> {
             or_dash(row.owners.join(",")),
             or_dash(row.init.clone().unwrap_or_default()),
             row.pid.map_or("-".into(), |p| p.to_string()),
+            if row.stale > 0 { row.stale.to_string() } else { "-".into() },
         ]);
     }
     ui::print(&table);

@@ -1,6 +1,9 @@
 //! The command line: one file a verb, whose doc comments are its help. Parsing never acts.
 
+mod adopt;
 mod base;
+mod change;
+mod conflicts;
 mod console;
 mod create;
 mod delete;
@@ -11,6 +14,9 @@ mod init;
 mod list;
 mod logs;
 mod plan;
+mod report;
+mod set;
+mod stale;
 mod start;
 mod status;
 mod stop;
@@ -57,6 +63,10 @@ enum Verb {
     Thaw(freeze::ThawArgs),
     Enable(enable::EnableArgs),
     Disable(enable::DisableArgs),
+    Adopt(adopt::AdoptArgs),
+    Stale(stale::StaleArgs),
+    Conflicts(conflicts::ConflictsArgs),
+    Set(set::SetArgs),
     Plan(plan::PlanArgs),
     Supervise(supervise::SuperviseArgs),
 }
@@ -133,6 +143,14 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Thaw(args) => freeze::run(&change("thaw a container")?, &args.names, false),
         Verb::Enable(args) => enable::run(&change("enable a container")?, &args.names, true),
         Verb::Disable(args) => enable::run(&change("disable a container")?, &args.names, false),
+        Verb::Adopt(args) if args.is_part() => adopt::run(&look("adopt a generation")?, &args),
+        Verb::Adopt(args) => adopt::run(&change("change a container's generation")?, &args),
+        Verb::Stale(args) if args.restarts() => {
+            stale::run(&change("restart what runs old code")?, &args)
+        }
+        Verb::Stale(args) => stale::run(&look("see what runs old code")?, &args),
+        Verb::Conflicts(args) => conflicts::run(&change("settle conflicts")?, &args),
+        Verb::Set(args) => set::run(&change("change a container's settings")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
         Verb::Supervise(args) => supervise::run(&look("supervise a container")?, &args),
     }

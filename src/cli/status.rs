@@ -58,6 +58,18 @@ fn show(d: &Detail) {
     line("state", Some(format!("{}{}", r.state.word(), since.unwrap_or_default())));
     line("damage", r.damage.clone());
     line("base", generation);
+    line(
+        "held",
+        r.hold.then(|| match d.fixes_missing {
+            Some(n) if n > 0 => format!("yes; it lacks {n} security fixes"),
+            _ => "yes".into(),
+        }),
+    );
+    line(
+        "stale",
+        (r.stale > 0).then(|| format!("{} processes; see: coloc stale {}", r.stale, r.name)),
+    );
+    line("conflicts", Some(d.conflicts.join(", ")));
     line("owners", Some(r.owners.join(", ")));
     line("profile", r.profile.as_ref().map(Name::to_string));
     line("network", r.network.map(str::to_string));

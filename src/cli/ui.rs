@@ -39,6 +39,21 @@ pub(super) fn each(names: &[Name], mut work: impl FnMut(&Name) -> Result<()>) ->
     code
 }
 
+/// [`each`] for work that has an exit code of its own; the first that is not 0 counts.
+pub(super) fn each_code(
+    names: &[Name],
+    mut work: impl FnMut(&Name) -> Result<ExitCode>,
+) -> ExitCode {
+    let mut first = ExitCode::SUCCESS;
+    for name in names {
+        let code = work(name).unwrap_or_else(|e| super::report(&e));
+        if first == ExitCode::SUCCESS {
+            first = code;
+        }
+    }
+    first
+}
+
 /// Asks on the terminal; true without one, for scripts, and with `yes`.
 pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
     if yes || !std::io::stdin().is_terminal() {

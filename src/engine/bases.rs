@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
-use crate::base::{self, BuildSpec, build, publish};
+use crate::base::{self, BuildSpec, build, diff, publish};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::shipped_dir;
 use crate::store::journal::{self, Work};
@@ -190,17 +190,22 @@ impl Engine {
         BaseRecord::load(&self.layout, name)?;
         let _lock = lock::shared(&self.layout, &Subject::Base(name.clone()))?;
         let generation = match generation {
-            Some(n) if generations(&self.layout, name)?.contains(&n) => n,
-            Some(n) => {
-                return Err(Error::new(
-                    Kind::NotFound,
-                    format!("base {name} has no generation {n}"),
-                )
-                .hint(format!("coloc base show {name} lists those it has")));
-            }
+            Some(n) => self.known_generation(name, n)?,
             None => current_generation(&self.layout, name)?,
         };
         Ok((generation, manifest::verify(&self.layout.generation(name, generation))?))
+    }
+
+    /// What differs between two generations of a base; the newer is the current one if None.
+    pub fn diff_base(&self, name: &Name, old: u64, new: Option<u64>) -> Result<diff::Diff> {
+        BaseRecord::load(&self.layout, name)?;
+        let _lock = lock::shared(&self.layout, &Subject::Base(name.clone()))?;
+        let old = self.known_generation(name, old)?;
+        let new = match new {
+            Some(n) => self.known_generation(name, n)?,
+            None => current_generation(&self.layout, name)?,
+        };
+        diff::diff(&self.layout.generation(name, old), &self.layout.generation(name, new))
     }
 
     /// Deletes a base that no container uses.

@@ -13,7 +13,10 @@ impl Engine {
     /// A row for every container, by name.
     pub fn rows(&self) -> Result<Vec<Row>> {
         let all = record::all(&self.layout)?;
-        Ok(all.iter().map(|(name, record)| self.row(name, record)).collect())
+        // A manifest that cannot be read must not keep the list from being shown.
+        let stale = self.stale(None).unwrap_or_default();
+        let count = |name: &Name| stale.iter().filter(|s| s.container == name.as_str()).count();
+        Ok(all.iter().map(|(name, record)| self.row(name, record, count(name))).collect())
     }
 
     /// Everything about every container.
@@ -27,7 +30,7 @@ impl Engine {
         Ok(self.detail_of(name, &Ok(Record::load(&self.layout, name)?)))
     }
 
-    fn row(&self, name: &Name, record: &Result<Record>) -> Row {
+    fn row(&self, name: &Name, record: &Result<Record>, stale: usize) -> Row {
         let alive = State::alive(&self.layout, name);
         let lost = if alive.is_none() { self.refuse_orphans(name).err() } else { None };
         let state = match (&alive, record) {
@@ -56,12 +59,15 @@ impl Engine {
             init,
             profile: record_ok.map(|r| r.profile.clone()),
             network: settings.map(|s| s.network.word()),
+            hold: record_ok.is_some_and(|r| r.hold),
+            stale,
             damage: record.as_ref().err().or(lost.as_ref()).map(ToString::to_string),
         }
     }
 
     fn detail_of(&self, name: &Name, record: &Result<Record>) -> Detail {
-        let row = self.row(name, record);
+        let stale = self.stale(Some(name)).map_or(0, |s| s.len());
+        let row = self.row(name, record, stale);
         let alive = State::alive(&self.layout, name).map(|(state, _)| state);
         let usage = alive.as_ref().map(|s| cgroup::usage(&s.cgroup, &s.cgroups));
         let private = self.layout.private(name);
@@ -72,6 +78,13 @@ impl Engine {
             processes: usage.and_then(|u| u.0),
             memory: usage.and_then(|u| u.1),
             disk: tree::disk_use(&private),
+            fixes_missing: record
+                .filter(|r| r.hold)
+                .and_then(|r| self.fixes_missing(&r.base, r.generation).ok()),
+            conflicts: self
+                .conflicts(name)
+                .map(|list| list.into_iter().map(|c| c.path).collect())
+                .unwrap_or_default(),
             ids: record.map(|r| r.ids),
             machine_id: record.map(|r| r.machine_id.clone()),
             supervisor_pid: alive

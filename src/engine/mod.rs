@@ -1,16 +1,23 @@
 //! What coloc does, one transaction a file: takes the locks, joins the modules that know how.
 
+pub mod adopt;
 pub mod bases;
+pub mod conflicts;
 pub mod create;
 pub mod delete;
 pub mod enter;
 pub mod init;
 pub mod inspect;
+pub mod prune;
 mod recover;
+pub mod report;
+pub mod set;
+pub mod stale;
 pub mod start;
 pub mod stop;
 pub mod supervise;
 pub mod unit;
+pub mod update;
 
 use crate::error::{Error, Kind, Result};
 use crate::store::{Config, Layout, Name, Record, record};

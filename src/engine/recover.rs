@@ -4,13 +4,14 @@ use super::Engine;
 use crate::error::Result;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
-use crate::store::{Name, ids};
+use crate::store::{Name, atomic, ids};
 use crate::tree;
 
 impl Engine {
     /// Goes through the journal. What cannot be recovered now is told and left for later: it
     /// stands in nobody's way.
     pub(super) fn recover(&self) {
+        atomic::sweep(&self.layout.journal());
         for work in journal::pending(&self.layout) {
             if let Err(e) = self.recover_one(&work) {
                 eprintln!("coloc: cannot clean up after an interrupted command: {e}");
@@ -22,16 +23,27 @@ impl Engine {
         let subject = match work {
             Work::Create { name } | Work::Delete { name, .. } => Subject::Container(name.clone()),
             Work::CreateBase { name } | Work::DeleteBase { name } => Subject::Base(name.clone()),
+            Work::Adopt { name, .. } => Subject::Container(name.clone()),
+            Work::Update { base, .. } => Subject::Transaction(base.clone()),
+            Work::Prune { base, .. } => Subject::Base(base.clone()),
         };
         // Held: its command is not interrupted but at work.
         let Some(_lock) = lock::try_exclusive(&self.layout, &subject)? else { return Ok(()) };
         if !journal::pending(&self.layout).contains(work) {
             return Ok(());
         }
-        tree::remove(&work.staging(&self.layout))?;
         match work {
-            Work::Create { name } | Work::Delete { name, .. } => self.release_unless_there(name)?,
-            Work::CreateBase { .. } | Work::DeleteBase { .. } => {}
+            Work::Adopt { name, .. } => {
+                self.finish_adoption(name)?;
+                self.run_pending(name);
+                return Ok(());
+            }
+            Work::Update { base, .. } => return self.finish_update(base, true),
+            _ => {}
+        }
+        tree::remove(&work.staging(&self.layout))?;
+        if let Work::Create { name } | Work::Delete { name, .. } = work {
+            self.release_unless_there(name)?;
         }
         work.end(&self.layout)
     }

@@ -44,7 +44,10 @@ impl Engine {
             false => self.spawn(name),
         };
         match result {
-            Ok(()) => Ok(outcome),
+            Ok(()) => {
+                self.run_pending(name);
+                Ok(outcome)
+            }
             // Another admin was faster by a moment.
             Err(e) if e.kind() == Kind::State && State::alive(&self.layout, name).is_some() => {
                 Ok(Outcome::Already)

@@ -53,6 +53,10 @@ pub struct Row {
     pub profile: Option<Name>,
     /// Its network.
     pub network: Option<&'static str>,
+    /// Whether it stays at its generation when its base is updated.
+    pub hold: bool,
+    /// How many processes run code of another generation than it is at.
+    pub stale: usize,
     /// Why the record cannot be read, with its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -74,6 +78,10 @@ pub struct Detail {
     pub memory: Option<u64>,
     /// Bytes on disk of its private tree; None if that took too long to tell.
     pub disk: Option<u64>,
+    /// For a held one, how many security fixes it lacks.
+    pub fixes_missing: Option<usize>,
+    /// Files that it and its base have changed, each in another way, for somebody to decide.
+    pub conflicts: Vec<String>,
     /// Its id range.
     pub ids: Option<Range>,
     /// Its machine-id.

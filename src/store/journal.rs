@@ -33,6 +33,34 @@ pub enum Work {
         /// The base that goes.
         name: Name,
     },
+    /// Undone, until the base's `current` leads to `to`; from then on carried on: the containers
+    /// adopt it.
+    Update {
+        /// The base that changes.
+        base: Name,
+        /// The generation that is being published, once it is built.
+        to: Option<u64>,
+        /// Whether its containers are to adopt it.
+        adopt: bool,
+    },
+    /// Undone, until it is committed; from then on carried on.
+    Adopt {
+        /// The container that goes to another generation.
+        name: Name,
+        /// Where it comes from.
+        from: u64,
+        /// Where it goes.
+        to: u64,
+        /// Whether its private files may have been touched.
+        committed: bool,
+    },
+    /// Carried on.
+    Prune {
+        /// The base.
+        base: Name,
+        /// The generation that goes.
+        generation: u64,
+    },
 }
 
 impl Work {
@@ -44,6 +72,9 @@ impl Work {
             Work::Delete { name, .. } => format!("delete.{name}"),
             Work::CreateBase { name } => format!("create-base.{name}"),
             Work::DeleteBase { name } => format!("delete-base.{name}"),
+            Work::Update { base, .. } => format!("update.{base}"),
+            Work::Adopt { name, .. } => format!("adopt.{name}"),
+            Work::Prune { base, generation } => format!("prune.{base}.{generation}"),
         }
     }
 
@@ -89,10 +120,13 @@ pub fn pending(layout: &Layout) -> Vec<Work> {
     list
 }
 
+/// The variable that names a step to die at.
+pub const KILL_AT: &str = "COLOC_KILL_AT";
+
 /// A step of journalled work is done. With `COLOC_KILL_AT` set to `step`, the process dies
 /// here as by kill -9: tests use it to see that the next command finishes or undoes the rest.
 pub fn step(step: &str) {
-    if std::env::var_os("COLOC_KILL_AT").is_some_and(|at| at == step) {
+    if std::env::var_os(KILL_AT).is_some_and(|at| at == step) {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
 }

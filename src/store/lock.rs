@@ -12,6 +12,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// What a lock is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
+    /// Changes of one base, from their first step until every container has adopted them: one at
+    /// a time. Taken before all others.
+    Transaction(Name),
     /// One container: its record, its private tree, whether it runs.
     Container(Name),
     /// One base: its generations. Shared by whoever makes a container over it.
@@ -23,6 +26,7 @@ pub enum Subject {
 impl Subject {
     fn file(&self) -> String {
         match self {
+            Subject::Transaction(name) => format!("transaction.{name}"),
             Subject::Container(name) => format!("container.{name}"),
             Subject::Base(name) => format!("base.{name}"),
             Subject::Ids => "ids".into(),
@@ -31,6 +35,7 @@ impl Subject {
 
     fn words(&self) -> String {
         match self {
+            Subject::Transaction(name) => format!("the update of base {name}"),
             Subject::Container(name) => format!("container {name}"),
             Subject::Base(name) => format!("base {name}"),
             Subject::Ids => "the id ranges".into(),

@@ -15,7 +15,8 @@
 //! /run/coloc/locks/                   one lock file for each container, base, and the ids
 //! ```
 //!
-//! Locks are taken in this order, and by name where there are several: containers, bases, ids.
+//! Locks are taken in this order, and by name where there are several: changes of bases,
+//! containers, bases, ids.
 
 pub mod annotation;
 pub mod atomic;

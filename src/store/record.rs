@@ -30,6 +30,9 @@ pub struct Record {
     /// Settings that differ from the profile's.
     #[serde(default)]
     pub overrides: Overrides,
+    /// Whether it stays at its generation when its base is updated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
     /// When it was made, RFC 3339.
     pub created: String,
 }
@@ -70,6 +73,7 @@ impl Record {
             owners: Vec::new(),
             profile,
             overrides: Overrides::default(),
+            hold: false,
             created: now(),
         }
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(120);
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 const STORES: &str = "/var/tmp/coloc-it-";
-const CACHE: &str = "/var/cache/coloc-test";
+pub(crate) const CACHE: &str = "/var/cache/coloc-test";
 const REAP: &str = include_str!("reap.sh");
 pub(crate) const OWNER: &str = "colocit";
 
@@ -316,7 +316,7 @@ pub(crate) fn mini_tree(under: &Path) -> String {
     tree.to_string_lossy().into_owned()
 }
 
-fn suite() -> String {
+pub(crate) fn suite() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap();
     let line = text.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
     line.expect("the tests need a Debian host").trim_matches('"').to_string()

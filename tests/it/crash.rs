@@ -136,3 +136,150 @@ fn base_delete_killed_when_it_has_begun() {
 fn base_delete_killed_when_it_has_left_its_place() {
     base_delete_killed_at("base-delete.moved", false);
 }
+
+/// A store whose base has been at two generations, with a container that runs and one that does
+/// not, both at the first.
+fn two_generations(word: &str) -> Store {
+    let store = Store::mini(word, 4);
+    for name in ["runs", "rests"] {
+        store.ok(&["create", name, "--init", "builtin"]);
+    }
+    store.ok(&["start", "runs"]);
+    store
+}
+
+/// A change by hand that an eye can follow: the same word in /usr and in /etc.
+fn change(word: &str) -> Vec<String> {
+    let script = format!("echo {word} > /usr/lib/data; echo {word} > /etc/word");
+    ["base", "shell", "mini", "--", "sh", "-c", &script].map(String::from).into()
+}
+
+/// What an interrupted change may leave is either all of it or nothing, in every container.
+#[track_caller]
+fn assert_one_state(store: &Store) -> u64 {
+    // Any command that changes something finishes or undoes first; what is still at work, such as a
+    // helper that has not noticed that its parent died, is left alone.
+    let begun = std::time::Instant::now();
+    while !{
+        let said = store.run(&["set", "rests", "hold=false"]);
+        let empty = store.names_in("journal").is_empty();
+        assert!(
+            empty || begun.elapsed() < std::time::Duration::from_secs(30),
+            "{:?} {} is left: {}",
+            store.names_in("journal"),
+            store.names_in("staging").join(" "),
+            said.stderr
+        );
+        empty
+    } {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    store.assert_whole();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*store.root.to_string_lossy()), "something is mounted");
+    let rows = store.json(&["list", "--json"]);
+    let current = rows[0]["current_generation"].as_u64().unwrap();
+    let dir = store.state("bases/mini/generations");
+    let word = std::fs::read_to_string(dir.join(format!("{current}/tree/usr/lib/data"))).unwrap();
+    for row in rows.as_array().unwrap() {
+        let name = row["name"].as_str().unwrap();
+        assert_eq!(row["generation"], current, "{row}");
+        assert!(!store.state("containers").join(name).join("adopt").exists());
+        let own = store.state("containers").join(name).join("private/etc/word");
+        let own = std::fs::read_to_string(own).unwrap_or("some text\n".into());
+        assert_eq!(own, word, "/etc and /usr of {name} are not of one generation");
+        assert_eq!(row["state"], if name == "runs" { "running" } else { "stopped" }, "{row}");
+    }
+    assert_eq!(store.ok(&["exec", "runs", "--", "cat", "/usr/lib/data"]), word);
+    for generation in store.names_in("bases/mini/generations") {
+        store.ok(&["base", "verify", "mini", "--generation", &generation]);
+    }
+    current
+}
+
+fn change_killed_at(step: &str, comes: bool) {
+    let store = two_generations(&step.replace('.', "-"));
+    let args = change("new");
+    kill_at(&store, step, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(assert_one_state(&store), if comes { 2 } else { 1 }, "{step}");
+    let args = change("newer");
+    store.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(assert_one_state(&store), if comes { 3 } else { 2 }, "{step}");
+}
+
+#[test]
+fn a_change_killed_before_it_is_published_is_undone() {
+    for step in ["update.transaction", "update.materialised", "update.built", "update.placed"] {
+        change_killed_at(step, false);
+    }
+}
+
+#[test]
+fn a_change_killed_after_it_is_published_is_carried_on() {
+    for step in ["update.switched", "update.adopted"] {
+        change_killed_at(step, true);
+    }
+}
+
+#[test]
+fn an_adoption_killed_at_any_step_is_carried_on_with_its_update() {
+    let steps = ["begun", "staged", "committed", "applied", "swapped", "recorded"];
+    for step in steps {
+        change_killed_at(&format!("adopt.{step}"), true);
+    }
+}
+
+#[test]
+fn a_rollback_killed_at_any_step_is_undone_or_carried_on() {
+    for (step, back) in [("begun", false), ("switched", true)] {
+        let store = two_generations(&format!("rollback-{step}"));
+        let args = change("new");
+        store.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        kill_at(&store, &format!("rollback.{step}"), &["base", "rollback", "mini"]);
+        assert_eq!(assert_one_state(&store), if back { 1 } else { 2 }, "{step}");
+    }
+}
+
+#[test]
+fn a_prune_killed_at_any_step_leaves_whole_generations() {
+    for step in ["prune.begun", "prune.moved"] {
+        let store = two_generations(&step.replace('.', "-"));
+        for n in 2..=5 {
+            let args = change(&format!("n{n}"));
+            store.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        kill_at(&store, step, &["base", "prune", "mini"]);
+        assert_eq!(assert_one_state(&store), 5);
+        store.ok(&["base", "prune", "mini"]);
+        assert_eq!(store.names_in("bases/mini/generations"), ["3", "4", "5"]);
+    }
+}
+
+/// Changes, rollbacks, adoptions and prunes, killed at a moment of chance, a hundred times.
+#[test]
+fn changes_killed_at_any_moment_leave_one_state() {
+    let store = two_generations("random");
+    let args = change("first");
+    let begun = std::time::Instant::now();
+    store.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let whole = begun.elapsed().as_micros() as u64;
+    let mut chance = 0x9e37_79b9_u64;
+    for round in 0..100 {
+        chance =
+            chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let after = std::time::Duration::from_micros((chance >> 33) % (whole * 6 / 5));
+        let args: Vec<String> = match round % 4 {
+            0 | 1 => change(&format!("round{round}")),
+            2 => ["base", "rollback", "mini"].map(String::from).into(),
+            _ => ["base", "prune", "mini"].map(String::from).into(),
+        };
+        let mut command = store.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        command.stdin(std::process::Stdio::null());
+        let quiet = || std::process::Stdio::null();
+        let mut child = command.stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_one_state(&store);
+    }
+}

@@ -11,3 +11,4 @@ mod crash;
 mod enter;
 mod life;
 mod race;
+mod update;

@@ -1,0 +1,123 @@
+//! The report of a change of a base, for people: what landed where, then only what needs them.
+
+use std::process::ExitCode;
+
+use super::ui;
+use crate::audit::{Left, Stale};
+use crate::engine::report::{ContainerReport, Report};
+use crate::error::Result;
+use crate::tree::file::printable;
+
+/// How many packages are listed by name.
+const LISTED: usize = 60;
+
+/// Shows what a change came to; exit code 1 if something could not be done in a container.
+pub(super) fn show(report: &Report, json: bool, dry_run: bool) -> Result<ExitCode> {
+    if json {
+        ui::json(report)?;
+    } else if report.from == report.to {
+        let why = if report.discarded { "discarded" } else { "nothing to do" };
+        println!("base {}: {why}, generation {} stays", report.base, report.to);
+    } else {
+        println!("{}", first_line(report, dry_run));
+        for p in report.packages.iter().take(LISTED) {
+            let line = package(&p.name, p.old.as_deref(), p.new.as_deref());
+            println!("  {line}{}", if p.security { "  (security)" } else { "" });
+        }
+        if report.packages.len() > LISTED {
+            println!("  and {} more", report.packages.len() - LISTED);
+        }
+        for c in &report.containers {
+            container(c, dry_run);
+        }
+    }
+    Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn first_line(report: &Report, dry_run: bool) -> String {
+    let landed = report.containers.iter().filter(|c| if dry_run { !c.held } else { c.adopted });
+    let (landed, live) = landed.fold((0, 0), |(n, live), c| (n + 1, live + usize::from(c.swapped)));
+    let changed = match report.packages.len() {
+        0 => String::new(),
+        1 => " (1 package)".into(),
+        n => format!(" ({n} packages)"),
+    };
+    let base = &report.base;
+    let to = report.to;
+    let containers = if landed == 1 { "container" } else { "containers" };
+    if dry_run {
+        return format!(
+            "base {base}: would become generation {to}{changed}, in {landed} {containers}; \
+             nothing is changed"
+        );
+    }
+    let running = if live > 0 { format!(", {live} of them running") } else { String::new() };
+    format!(
+        "base {base}: generation {to}{changed} is in {landed} {containers}{running}, after {:.1} s",
+        report.seconds
+    )
+}
+
+/// A package with its versions.
+pub(super) fn package(name: &str, old: Option<&str>, new: Option<&str>) -> String {
+    match (old, new) {
+        (Some(old), Some(new)) => format!("{name} {old} → {new}"),
+        (None, Some(new)) => format!("{name} {new} (new)"),
+        (Some(old), None) => format!("{name} {old} (removed)"),
+        (None, None) => name.to_string(),
+    }
+}
+
+fn container(c: &ContainerReport, dry_run: bool) {
+    let say = |text: &str| println!("{}: {}", c.name, printable(text));
+    if let Some(error) = &c.error {
+        say(&format!("failed: {error}"));
+        if let Some(hint) = &c.hint {
+            println!("  hint: {}", printable(hint));
+        }
+    }
+    if c.held {
+        say(&match c.fixes_missing {
+            Some(n) if n > 0 => format!("held at its generation; it lacks {n} security fixes"),
+            _ => "held at its generation".into(),
+        });
+    }
+    for conflict in &c.conflicts {
+        let would = if dry_run { "would stay" } else { "stays" };
+        say(&format!("your {} {would}; the base's is {}", conflict.path, conflict.theirs));
+    }
+    if !c.conflicts.is_empty() && !dry_run {
+        println!("  settle it: coloc conflicts {}", c.name);
+    }
+    for note in &c.notes {
+        say(note);
+    }
+    if !c.restarted.is_empty() {
+        say(&format!("restarted {}", c.restarted.join(", ")));
+    }
+    for left in &c.left {
+        say(&format!("{} is left alone: {}", named(left), left.why));
+    }
+    if c.left.is_empty() && !c.stale.is_empty() {
+        say(&format!("old code still runs in {}", units(&c.stale)));
+        println!("  restart it: coloc stale --restart {}", c.name);
+    }
+}
+
+/// What is left alone, by its unit or its processes.
+pub(super) fn named(left: &Left) -> String {
+    let pids: Vec<String> = left.pids.iter().map(i32::to_string).collect();
+    let processes = if pids.len() == 1 { "process" } else { "processes" };
+    match left.unit.as_str() {
+        "" => format!("{processes} {}", pids.join(", ")),
+        unit => format!("{unit} ({processes} {})", pids.join(", ")),
+    }
+}
+
+/// The units of stale processes, each once.
+pub(super) fn units(stale: &[Stale]) -> String {
+    let mut list: Vec<&str> = stale.iter().map(|s| s.unit.as_str()).collect();
+    list.sort_unstable();
+    list.dedup();
+    list.join(", ")
+}

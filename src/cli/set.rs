@@ -1,0 +1,28 @@
+use std::process::ExitCode;
+
+use crate::engine::Engine;
+use crate::engine::set::Setting;
+use crate::error::Result;
+use crate::store::Name;
+
+/// Change settings of a container: hold=true keeps it at its generation.
+#[derive(Debug, clap::Args)]
+pub(super) struct SetArgs {
+    /// The container.
+    name: String,
+    /// The settings.
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+pub(super) fn run(engine: &Engine, args: &SetArgs) -> Result<ExitCode> {
+    let name = Name::parse("container", &args.name)?;
+    let settings = args.settings.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
+    let record = engine.set(&name, &settings)?;
+    if record.hold {
+        println!("{name} stays at generation {} until hold=false", record.generation);
+    } else {
+        println!("{name} follows its base; coloc adopt {name} brings it there now");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,60 @@
+//! `coloc set`: settings of a container that an admin may change at any time.
+
+use super::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::store::lock::{self, Subject};
+use crate::store::{Name, Record};
+
+/// One `KEY=VALUE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// `hold`: whether the container stays at its generation.
+    Hold(bool),
+}
+
+impl Setting {
+    /// Reads `KEY=VALUE`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let usage = |message: String| Error::new(Kind::Usage, message);
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(usage(format!("{text:?} is no KEY=VALUE"))
+                .hint("for example: coloc set alice hold=true"));
+        };
+        match (key, value) {
+            ("hold", "true") => Ok(Self::Hold(true)),
+            ("hold", "false") => Ok(Self::Hold(false)),
+            ("hold", _) => {
+                Err(usage(format!("hold cannot be {value:?}")).hint("it is true or false"))
+            }
+            _ => Err(usage(format!("there is no setting {key:?}")).hint("there is: hold")),
+        }
+    }
+}
+
+impl Engine {
+    /// Changes settings of `name`, all of them or none.
+    pub fn set(&self, name: &Name, settings: &[Setting]) -> Result<Record> {
+        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let mut record = Record::load(&self.layout, name)?;
+        for setting in settings {
+            match setting {
+                Setting::Hold(hold) => record.hold = *hold,
+            }
+        }
+        record.save_in(&self.layout.container(name))?;
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_there_is_can_be_set() {
+        assert_eq!(Setting::parse("hold=true").unwrap(), Setting::Hold(true));
+        for bad in ["hold", "hold=", "hold=yes", "x=1", "=", ""] {
+            assert_eq!(Setting::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+    }
+}
