@@ -104,18 +104,6 @@ pub fn run(
     finish(job, done, &interrupt, confirm, progress)
 }
 
-/// What a job would change, as far as apt can tell; N+1 is not made.
-pub fn preview(job: &Job<'_>, progress: &mut dyn FnMut(&str)) -> Result<Vec<PackageChange>> {
-    let interrupt = Interrupt::catch()?;
-    on_thread(job, &interrupt, progress, |worker| {
-        let mut merged = worker.open()?;
-        let foreseen = worker.foresee(&merged);
-        merged.clear()?;
-        merged.unmount()?;
-        foreseen
-    })
-}
-
 /// Runs `work` in a thread of its own, which has its mounts to itself and takes them along.
 fn on_thread<T: Send>(
     job: &Job<'_>,

@@ -54,7 +54,7 @@ pub(super) fn run(engine: &Engine, args: &AdoptArgs) -> Result<ExitCode> {
         println!("{name} is at generation {generation}{live}");
         for conflict in &landing.conflicts {
             println!(
-                "{name}: your {} stays; the base's is {}",
+                "{name}: your /{} stays; the base's is /{}",
                 printable(&conflict.path),
                 printable(&conflict.theirs)
             );

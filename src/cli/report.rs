@@ -15,7 +15,7 @@ const LISTED: usize = 60;
 pub(super) fn show(report: &Report, json: bool, dry_run: bool) -> Result<ExitCode> {
     if json {
         ui::json(report)?;
-    } else if report.from == report.to {
+    } else if report.from == report.to && report.containers.is_empty() {
         let why = if report.discarded { "discarded" } else { "nothing to do" };
         println!("base {}: {why}, generation {} stays", report.base, report.to);
     } else {
@@ -51,9 +51,11 @@ fn first_line(report: &Report, dry_run: bool) -> String {
              nothing is changed"
         );
     }
+    let new = if report.from == report.to { "nothing new; " } else { "" };
     let running = if live > 0 { format!(", {live} of them running") } else { String::new() };
     format!(
-        "base {base}: generation {to}{changed} is in {landed} {containers}{running}, after {:.1} s",
+        "base {base}: {new}generation {to}{changed} is in {landed} {containers}{running}, \
+         after {:.1} s",
         report.seconds
     )
 }
@@ -84,7 +86,7 @@ fn container(c: &ContainerReport, dry_run: bool) {
     }
     for conflict in &c.conflicts {
         let would = if dry_run { "would stay" } else { "stays" };
-        say(&format!("your {} {would}; the base's is {}", conflict.path, conflict.theirs));
+        say(&format!("your /{} {would}; the base's is /{}", conflict.path, conflict.theirs));
     }
     if !c.conflicts.is_empty() && !dry_run {
         println!("  settle it: coloc conflicts {}", c.name);
@@ -114,9 +116,14 @@ pub(super) fn named(left: &Left) -> String {
     }
 }
 
-/// The units of stale processes, each once.
+/// The units of stale processes, each once; a process that is in none by its number.
 pub(super) fn units(stale: &[Stale]) -> String {
-    let mut list: Vec<&str> = stale.iter().map(|s| s.unit.as_str()).collect();
+    let one = |s: &Stale| match s.unit.as_str() {
+        // What was brought in by coloc is in no unit that a person knows.
+        "" | ".coloc" => format!("{} (process {})", s.command, s.pid),
+        unit => unit.to_string(),
+    };
+    let mut list: Vec<String> = stale.iter().map(one).collect();
     list.sort_unstable();
     list.dedup();
     list.join(", ")

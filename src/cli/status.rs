@@ -67,7 +67,10 @@ fn show(d: &Detail) {
     );
     line(
         "stale",
-        (r.stale > 0).then(|| format!("{} processes; see: coloc stale {}", r.stale, r.name)),
+        (r.stale > 0).then(|| {
+            let processes = if r.stale == 1 { "process" } else { "processes" };
+            format!("{} {processes}; see: coloc stale {}", r.stale, r.name)
+        }),
     );
     line("conflicts", Some(d.conflicts.join(", ")));
     line("owners", Some(r.owners.join(", ")));

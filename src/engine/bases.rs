@@ -210,6 +210,7 @@ impl Engine {
 
     /// Deletes a base that no container uses.
     pub fn delete_base(&self, name: &Name) -> Result<()> {
+        let _transaction = self.transaction_lock(name)?;
         let _lock = lock::exclusive(&self.layout, &Subject::Base(name.clone()))?;
         self.check_delete_base(name)?;
         let work = Work::DeleteBase { name: name.clone() };

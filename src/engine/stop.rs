@@ -93,7 +93,7 @@ impl Engine {
     /// Stops every process of a container, or lets them go on; false if it was so already.
     pub fn freeze(&self, name: &Name, freeze: bool) -> Result<bool> {
         Record::load(&self.layout, name)?;
-        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         let Some((state, _)) = State::alive(&self.layout, name) else {
             return Err(Error::new(Kind::State, format!("{name} does not run"))
                 .hint(format!("start it: coloc start {name}")));
@@ -104,6 +104,11 @@ impl Engine {
         let what = if freeze { "freeze" } else { "thaw" };
         cgroup::freeze(&state.cgroup, freeze)
             .map_err(|e| e.context(format!("cannot {what} {name}")))?;
+        drop(lock);
+        if !freeze {
+            // An update that came while it was frozen has left these.
+            self.run_pending(name);
+        }
         Ok(true)
     }
 }

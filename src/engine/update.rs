@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::record::{current_generation, generations};
-use crate::store::{BaseRecord, Name, Record, atomic};
+use crate::store::{BaseRecord, Name, Record, atomic, record};
 use crate::sys::path::open_dir;
 use crate::tree::accounts::ids_of;
 use crate::tree::{self, file};
@@ -49,7 +49,7 @@ impl Engine {
         let begun = Instant::now();
         let _lock = self.transaction(base)?;
         let from = current_generation(&self.layout, base)?;
-        let work = Work::Update { base: base.clone(), to: None, adopt: order.adopt };
+        let work = Work::Update { base: base.clone(), to: None, made: false, adopt: order.adopt };
         let staging = work.staging(&self.layout);
         tree::remove(&staging)?;
         work.begin(&self.layout)?;
@@ -58,18 +58,24 @@ impl Engine {
             Ok(report) => report,
             Err(e) => {
                 // Published or not: what the journal says is carried on or undone right here.
-                let undone = self.finish_update(base, false);
-                return Err(undone
-                    .err()
-                    .map_or(e.clone(), |_| e)
-                    .context(format!("base {base} is not changed")));
+                // What cannot be done now is left to the next command.
+                let _ = self.finish_update(base, false);
+                return Err(e.context(format!("base {base} is not changed")));
             }
         };
-        if order.dry_run || report.to == report.from {
+        let behind = order.change == Change::Upgrade
+            && report.to == report.from
+            && self.containers_of(base)?.iter().any(|r| !r.hold && r.generation != report.to);
+        if order.dry_run || (report.to == report.from && !(behind && order.adopt)) {
             tree::remove(&staging)?;
             work.end(&self.layout)?;
             report.seconds = begun.elapsed().as_secs_f64();
             return Ok(report);
+        }
+        if behind {
+            // Where an earlier change did not get to, for a full disk or at the admin's wish.
+            Work::Update { base: base.clone(), to: Some(from), made: false, adopt: true }
+                .begin(&self.layout)?;
         }
         self.deliver(&mut report, order.adopt, order.restart, ui.progress)?;
         report.seconds = begun.elapsed().as_secs_f64();
@@ -102,23 +108,24 @@ impl Engine {
         if to == from {
             return Ok(report);
         }
-        let work = Work::Update { base: base.clone(), to: Some(to), adopt: true };
-        work.begin(&self.layout)?;
-        journal::step("rollback.begun");
-        self.make_current(base, to)?;
-        journal::step("rollback.switched");
+        self.switch(base, to)?;
         self.deliver(&mut report, true, restart, ui.progress)?;
         report.seconds = begun.elapsed().as_secs_f64();
         Ok(report)
     }
 
-    /// The lock of whoever changes `base`, with an interrupted change finished or undone first.
-    fn transaction(&self, base: &Name) -> Result<lock::Lock> {
+    /// The lock of whoever changes `base`.
+    pub(super) fn transaction_lock(&self, base: &Name) -> Result<lock::Lock> {
         let subject = Subject::Transaction(base.clone());
-        let lock = lock::try_exclusive(&self.layout, &subject)?.ok_or_else(|| {
+        lock::try_exclusive(&self.layout, &subject)?.ok_or_else(|| {
             Error::new(Kind::State, format!("base {base} is being changed by another command"))
                 .hint("wait until it is done; pgrep -a coloc shows it")
-        })?;
+        })
+    }
+
+    /// The same, with an interrupted change finished or undone first.
+    fn transaction(&self, base: &Name) -> Result<lock::Lock> {
+        let lock = self.transaction_lock(base)?;
         BaseRecord::load(&self.layout, base)?;
         self.finish_update(base, true)?;
         Ok(lock)
@@ -180,7 +187,7 @@ impl Engine {
         ready: &Ready,
     ) -> Result<()> {
         let _base = lock::exclusive(&self.layout, &Subject::Base(base.clone()))?;
-        Work::Update { base: base.clone(), to: Some(to), adopt }.begin(&self.layout)?;
+        Work::Update { base: base.clone(), to: Some(to), made: true, adopt }.begin(&self.layout)?;
         let place = self.layout.generation(base, to);
         std::fs::rename(built, &place)
             .context(|| format!("cannot put generation {to} in its place"))?;
@@ -193,6 +200,19 @@ impl Engine {
         }
         self.make_current(base, to)?;
         journal::step("update.switched");
+        Ok(())
+    }
+
+    /// Makes `to`, which is there already, the current generation.
+    fn switch(&self, base: &Name, to: u64) -> Result<()> {
+        // A prune may have come first, and none may come between.
+        let _base = lock::exclusive(&self.layout, &Subject::Base(base.clone()))?;
+        self.known_generation(base, to)?;
+        Work::Update { base: base.clone(), to: Some(to), made: false, adopt: true }
+            .begin(&self.layout)?;
+        journal::step("rollback.begun");
+        self.make_current(base, to)?;
+        journal::step("rollback.switched");
         Ok(())
     }
 
@@ -221,11 +241,15 @@ impl Engine {
         let base = &report.base;
         if adopt {
             let total = self.containers_of(base)?.len();
-            progress(&format!("bringing generation {} to {total} containers", report.to));
+            let containers = if total == 1 { "container" } else { "containers" };
+            progress(&format!("bringing generation {} to {total} {containers}", report.to));
+            for (name, _) in record::all(&self.layout)?.iter().filter(|(_, r)| r.is_err()) {
+                progress(&format!("{name} is left as it is: its record is damaged"));
+            }
             report.containers = self.adopt_all(base, report.to, restart)?;
             journal::step("update.adopted");
         }
-        let work = Work::Update { base: base.clone(), to: Some(report.to), adopt };
+        let work = Work::Update { base: base.clone(), to: Some(report.to), made: false, adopt };
         tree::remove(&work.staging(&self.layout))?;
         work.end(&self.layout)
     }
@@ -233,11 +257,14 @@ impl Engine {
     /// Finishes or undoes an interrupted change of `base`; its lock is the caller's.
     pub(super) fn finish_update(&self, base: &Name, told: bool) -> Result<()> {
         let found = journal::pending(&self.layout).into_iter().find_map(|work| match &work {
-            Work::Update { base: b, to, adopt } if b == base => Some((*to, *adopt, work.clone())),
+            Work::Update { base: b, to, made, adopt } if b == base => {
+                Some((*to, *made, *adopt, work.clone()))
+            }
             _ => None,
         });
-        let Some((to, adopt, work)) = found else { return Ok(()) };
+        let Some((to, made, adopt, work)) = found else { return Ok(()) };
         if !self.layout.base(base).exists() {
+            tree::remove(&work.staging(&self.layout))?;
             return work.end(&self.layout);
         }
         atomic::sweep(&self.layout.base(base));
@@ -253,7 +280,7 @@ impl Engine {
                 }
             }
             // Placed but never current: nobody has seen it.
-            Some(to) if to > current => {
+            Some(to) if made && to != current => {
                 let _base = lock::exclusive(&self.layout, &Subject::Base(base.clone()))?;
                 tree::remove(&self.layout.generation(base, to))?;
             }

@@ -40,6 +40,9 @@ pub enum Work {
         base: Name,
         /// The generation that is being published, once it is built.
         to: Option<u64>,
+        /// Whether this work made that generation: then it goes if it is undone. One that was
+        /// there before, to which the base was to go back or forward, stays.
+        made: bool,
         /// Whether its containers are to adopt it.
         adopt: bool,
     },

@@ -195,9 +195,16 @@ pub fn bases(layout: &Layout) -> Result<Vec<Name>> {
 pub fn current_generation(layout: &Layout, base: &Name) -> Result<u64> {
     let link = layout.base(base).join("current");
     let target = std::fs::read_link(&link).context(|| format!("cannot read {}", link.display()))?;
-    target.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).ok_or_else(|| {
+    let there: Vec<u64> = generations(layout, base)?;
+    let number = target.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+    number.filter(|n| there.contains(n)).ok_or_else(|| {
+        let newest = there.last().map_or("N".into(), u64::to_string);
         Error::new(Kind::Damaged, format!("{} points to {}", link.display(), target.display()))
-            .hint("it must be a link to generations/N")
+            .hint(format!(
+                "it must be a link to a generation that is there: \
+                 ln -sfn generations/{newest} {}",
+                link.display()
+            ))
     })
 }
 

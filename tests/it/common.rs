@@ -178,6 +178,11 @@ impl Store {
         Self { root }
     }
 
+    /// Somewhere below another one, which is to outlive it.
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     pub(crate) fn new(word: &str, containers: u32) -> Self {
         let store = Self::empty(word);
         store.init(containers);

@@ -6,6 +6,7 @@
 
 mod admin;
 mod attack;
+mod change;
 mod common;
 mod crash;
 mod enter;

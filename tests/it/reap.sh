@@ -7,8 +7,9 @@ if [ "$1" = --after ]; then
     while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
     set -- /var/tmp/coloc-it-"$pid"-*
 fi
-for store; do
-    [ -d "$store" ] || continue
+reap() {
+    store=$1
+    [ -d "$store" ] || return
     if [ -e "$store/etc/coloc/coloc.json" ]; then
         "$coloc" --root "$store" stop --all --timeout 0
         "$coloc" --root "$store" delete --all --force --yes
@@ -18,4 +19,10 @@ for store; do
         sed -i "\\|^$line\$|d" /etc/subuid /etc/subgid
     fi
     rm -rf --one-file-system "$store"
+}
+for outer; do
+    # A test's small disk, with a store on it.
+    reap "$outer/disk/store"
+    umount -l "$outer/disk" 2>/dev/null
+    reap "$outer"
 done

@@ -54,7 +54,7 @@ const SERVICES: &str = "nginx-light,openssh-server,cron,openssl,python3,perl,cur
 
 /// A store whose base `deb` is of the suite's main archive alone: what its security archive has
 /// is to be updated. The tree is kept for other runs, as what it lacks only grows.
-fn old_store(word: &str, containers: u32) -> Store {
+pub(crate) fn old_store(word: &str, containers: u32) -> Store {
     let store = Store::new(word, containers);
     std::fs::create_dir_all(CACHE).unwrap();
     let lock = std::fs::File::create(Path::new(CACHE).join("lock-old")).unwrap();

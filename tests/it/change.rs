@@ -1,0 +1,427 @@
+//! Changes of a base by hand and by apt: what can go wrong, who comes in between, and what
+//! people and machines are told.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use crate::common::{Store, kill, run, sh, until};
+
+/// A change that an eye can follow: the same word in /usr and in /etc.
+fn change_to(store: &Store, word: &str) -> String {
+    let script = format!("echo {word} > /usr/lib/data; echo {word} > /etc/word");
+    store.ok(&["base", "shell", "mini", "--", "sh", "-c", &script])
+}
+
+#[track_caller]
+fn assert_word(store: &Store, name: &str, word: &str) {
+    let said = store.ok(&["exec", name, "--", "cat", "/usr/lib/data", "/etc/word"]);
+    assert_eq!(said, format!("{word}\n{word}\n"), "{name}");
+}
+
+fn row(store: &Store, name: &str) -> Value {
+    let rows = store.json(&["list", "--json"]);
+    rows.as_array().unwrap().iter().find(|r| r["name"] == name).unwrap().clone()
+}
+
+/// Builtin inits over a tiny base: `runs` runs, `rests` does not.
+fn mini(word: &str) -> Store {
+    let store = Store::mini(word, 6);
+    for name in ["runs", "rests"] {
+        store.ok(&["create", name, "--init", "builtin"]);
+    }
+    store.ok(&["start", "runs"]);
+    store
+}
+
+#[test]
+fn what_cannot_be_done_is_said_and_changes_nothing() {
+    let store = mini("cannot");
+    let said = store.ok(&["base", "shell", "mini", "--", "true"]);
+    assert!(said.contains("nothing to do, generation 1 stays"), "{said}");
+    let said = store.fails(1, &["base", "shell", "mini", "--", "sh", "-c", "echo x >/x; exit 77"]);
+    assert!(said.contains("exit code 77") && said.contains("discarded"), "{said}");
+    for (code, args, words) in [
+        (1, &["base", "shell", "mini", "--", "no-such-program"][..], "127"),
+        (2, &["base", "shell", "mini"], "no terminal"),
+        (3, &["base", "shell", "nobase", "--", "true"], "nobase"),
+        (3, &["base", "update", "nobase"], "nobase"),
+        (6, &["base", "update", "mini"], "no apt-get"),
+        (6, &["base", "install", "mini", "hello"], "no apt-get"),
+        (2, &["base", "install", "mini"], "PKG"),
+        (4, &["base", "rollback", "mini"], "no generation before 1"),
+        (3, &["base", "rollback", "mini", "--to", "9"], "no generation 9"),
+        (3, &["base", "diff", "mini", "0"], "no generation 0"),
+        (3, &["base", "diff", "mini", "1", "9"], "no generation 9"),
+        (2, &["base", "diff", "mini", "one"], "one"),
+        (3, &["base", "prune", "nobase"], "nobase"),
+        (3, &["adopt", "nobody"], "nobody"),
+        (3, &["adopt", "runs", "--to", "9"], "no generation 9"),
+        (3, &["stale", "nobody"], "nobody"),
+        (3, &["conflicts", "nobody"], "nobody"),
+        (3, &["conflicts", "runs", "/etc/passwd"], "/etc/passwd"),
+        (2, &["set", "runs", "hold=maybe"], "maybe"),
+        (3, &["set", "nobody", "hold=true"], "nobody"),
+    ] {
+        let said = store.run(args).fails(code);
+        assert!(said.contains(words) && !said.contains("panicked"), "{args:?}: {said}");
+    }
+    for bad in ["-y", "--allow-remove-essential", "a=1", "hello;id", "nano-", "n*", "$(id)", "a/b"]
+    {
+        let said = store.fails(2, &["base", "install", "mini", "--", bad]);
+        assert!(said.contains("cannot be the name of a package"), "{said}");
+    }
+    assert_eq!(store.names_in("bases/mini/generations"), ["1"]);
+    store.assert_whole();
+
+    // A link that leads nowhere is named, with what to do, and nothing is made of it.
+    change_to(&store, "two");
+    let link = store.state("bases/mini/current");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("generations/77", &link).unwrap();
+    for args in [
+        &["base", "shell", "mini", "--", "true"][..],
+        &["base", "show", "mini"],
+        &["base", "rollback", "mini", "--to", "1"],
+        &["create", "new", "--init", "builtin"],
+        &["adopt", "runs"],
+    ] {
+        let said = store.fails(7, args);
+        let mend = format!("ln -sfn generations/2 {}", link.display());
+        assert!(said.contains("generations/77") && said.contains(&mend), "{args:?}: {said}");
+    }
+    store.ok(&["list"]);
+    sh(&format!("ln -sfn generations/2 {}", link.display())).ok();
+    change_to(&store, "three");
+    assert_word(&store, "runs", "three");
+    store.assert_whole();
+}
+
+#[test]
+fn numbers_go_on_and_going_forward_again_loses_nothing() {
+    let store = mini("forward");
+    store.ok(&["create", "held", "--init", "builtin"]);
+    change_to(&store, "two");
+    change_to(&store, "three");
+    store.ok(&["set", "held", "hold=true"]);
+    store.ok(&["base", "rollback", "mini", "--to", "1"]);
+    assert_eq!(row(&store, "held")["generation"], 3);
+
+    // Killed on the way to a newer one that is there: it stays, one that somebody is at.
+    for (step, at) in [("rollback.begun", 1), ("rollback.switched", 3)] {
+        let mut command = store.command(&["base", "rollback", "mini", "--to", "3"]);
+        command.env("COLOC_KILL_AT", step);
+        assert_eq!(run(command).code, 128 + 9);
+        store.ok(&["set", "held", "hold=true"]);
+        assert_eq!(store.names_in("bases/mini/generations"), ["1", "2", "3"], "{step}");
+        assert_eq!(row(&store, "runs")["generation"], at, "{step}");
+        store.assert_whole();
+    }
+    assert_word(&store, "runs", "three");
+    store.ok(&["base", "rollback", "mini"]);
+    assert_word(&store, "runs", "two");
+    change_to(&store, "four");
+    assert_eq!(store.names_in("bases/mini/generations"), ["1", "2", "3", "4"]);
+    store.ok(&["base", "rollback", "mini", "--to", "1"]);
+    change_to(&store, "five");
+    assert_eq!(row(&store, "runs")["generation"], 5);
+    let diff = store.ok(&["base", "diff", "mini", "4", "5"]);
+    assert_eq!(diff, "~ etc/word\n~ usr/lib/data\n");
+    store.assert_whole();
+}
+
+/// A change of `mini` that is begun, and waits to be told to go on.
+struct Waiting(Child);
+
+impl Waiting {
+    fn begin(store: &Store, script: &str) -> Self {
+        let script = format!("read x; {script}");
+        let mut command = store.command(&["base", "shell", "mini", "--", "sh", "-c", &script]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        until("it is begun", || store.names_in("journal") == ["update.mini.json"]);
+        Self(child)
+    }
+
+    #[track_caller]
+    fn go(mut self) -> String {
+        self.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let out = self.0.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+}
+
+#[test]
+fn whoever_comes_while_a_base_changes_waits_or_goes_along() {
+    let store = mini("meanwhile");
+    store.ok(&["create", "goes", "--init", "builtin"]);
+    store.ok(&["start", "goes"]);
+    store.ok(&["create", "stays", "--init", "builtin"]);
+    let change = Waiting::begin(&store, "echo new > /usr/lib/data; echo new > /etc/word");
+    for args in [
+        &["base", "shell", "mini", "--", "true"][..],
+        &["base", "rollback", "mini"],
+        &["base", "delete", "mini", "--yes"],
+    ] {
+        let said = store.fails(4, args);
+        assert!(said.contains("mini is ") && !said.contains("damaged"), "{args:?}: {said}");
+    }
+    store.ok(&["base", "prune", "mini"]);
+    store.ok(&["create", "comes", "--init", "builtin"]);
+    store.ok(&["start", "comes", "rests"]);
+    store.ok(&["delete", "goes", "--force", "--yes"]);
+    store.ok(&["set", "stays", "hold=true"]);
+    store.ok(&["freeze", "runs"]);
+    let said = change.go();
+    assert!(said.contains("generation 2 is in 3 containers, 3 of them running"), "{said}");
+    assert!(said.contains("stays: held at its generation"), "{said}");
+    store.ok(&["thaw", "runs"]);
+    for name in ["runs", "rests", "comes"] {
+        assert_word(&store, name, "new");
+    }
+    assert_eq!(row(&store, "stays")["generation"], 1);
+    let list = store.ok(&["list"]);
+    assert!(list.contains("mini 1 (held; now 2)"), "{list}");
+    store.ok(&["set", "stays", "hold=false"]);
+    store.ok(&["adopt", "stays"]);
+    assert_eq!(row(&store, "stays")["generation"], 2);
+    store.assert_whole();
+}
+
+/// A base without containers may be deleted, but not while it is being changed.
+#[test]
+fn a_base_is_not_deleted_under_its_own_change() {
+    let store = Store::mini("delete-under", 2);
+    let change = Waiting::begin(&store, "echo > /x");
+    let said = store.fails(4, &["base", "delete", "mini", "--yes"]);
+    assert!(said.contains("is being changed"), "{said}");
+    change.go();
+    store.assert_whole();
+    store.ok(&["base", "delete", "mini", "--yes"]);
+    store.assert_whole();
+    assert_eq!(store.names_in("bases"), [""; 0]);
+}
+
+#[test]
+fn what_a_container_does_to_itself_is_its_own_loss() {
+    let store = mini("itself");
+    for name in ["bare", "over", "damaged", "behind"] {
+        store.ok(&["create", name, "--init", "builtin"]);
+    }
+    store.ok(&["start", "bare", "over"]);
+    let root = |name: &str, words: &[&str]| {
+        store.ok(&[&["exec", "--user", "root", name, "--", "/usr/bin/busybox"], words].concat())
+    };
+    root("bare", &["umount", "-l", "/usr"]);
+    root("over", &["mount", "-t", "tmpfs", "x", "/usr"]);
+    let record = store.state("containers/damaged/container.json");
+    let good = std::fs::read(&record).unwrap();
+    std::fs::write(&record, "{").unwrap();
+    store.ok(&["set", "behind", "hold=true"]);
+
+    let script = "echo two > /usr/lib/data; echo two > /etc/word";
+    let out = store.run(&["base", "shell", "mini", "--", "sh", "-c", script]);
+    assert!(out.stderr.contains("damaged is left as it is"), "{}", out.stderr);
+    let said = out.text();
+    assert_eq!(out.code, 1, "{said}");
+    assert!(said.contains("bare: failed: somebody inside has unmounted its /usr"), "{said}");
+    assert!(said.contains("over: failed: somebody inside has mounted something"), "{said}");
+    assert_word(&store, "runs", "two");
+    store.ok(&["restart", "bare", "over", "--timeout", "0"]);
+    store.ok(&["start", "rests"]);
+    for name in ["bare", "over", "rests"] {
+        assert_word(&store, name, "two");
+    }
+    // What a damaged record may stand for stays, and mended it is brought along.
+    let pruned = store.json(&["base", "prune", "mini", "--json"]);
+    assert_eq!(pruned["kept"], serde_json::json!([1, 2]));
+    std::fs::write(&record, good).unwrap();
+    store.ok(&["adopt", "damaged"]);
+    assert_eq!(row(&store, "damaged")["generation"], 2);
+    assert_eq!(row(&store, "behind")["generation"], 1);
+    store.assert_whole();
+}
+
+#[test]
+fn a_generation_that_a_process_still_maps_is_kept() {
+    let store = mini("maps");
+    let mut sleeper = store.command(&["exec", "runs", "--", "sleep", "600"]);
+    let mut sleeper =
+        sleeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it sleeps", || store.ok(&["exec", "runs", "--", "ps"]).contains("sleep 600"));
+    assert_eq!(store.json(&["stale", "--json"]), serde_json::json!([]));
+    let script = "busybox cp /usr/bin/busybox /usr/bin/new; echo >> /usr/bin/new; \
+                  busybox mv /usr/bin/new /usr/bin/busybox";
+    let said = store.ok(&["base", "shell", "mini", "--", "sh", "-c", script]);
+    assert!(said.contains("runs: old code still runs in "), "{said}");
+    for n in 3..=6 {
+        change_to(&store, &format!("n{n}"));
+    }
+    let stale = store.json(&["stale", "runs", "--json"]);
+    let mut mapped: Vec<&Value> = stale.as_array().unwrap().iter().collect();
+    mapped.retain(|s| s["command"] == "sleep");
+    let keys: Vec<&String> = mapped[0].as_object().unwrap().keys().collect();
+    let wanted = ["certainty", "command", "container", "file", "package", "pid", "unit", "user"];
+    let mut sorted: Vec<&str> = keys.iter().map(|k| k.as_str()).collect();
+    sorted.sort_unstable();
+    assert_eq!(sorted, wanted);
+    assert_eq!(
+        (&mapped[0]["file"], &mapped[0]["certainty"]),
+        (&"/usr/bin/busybox".into(), &"exact".into())
+    );
+    // One number for one process, however many files it maps.
+    let pids: std::collections::BTreeSet<i64> =
+        stale.as_array().unwrap().iter().map(|s| s["pid"].as_i64().unwrap()).collect();
+    assert_eq!(row(&store, "runs")["stale"], pids.len());
+
+    let dry = store.json(&["base", "prune", "mini", "--dry-run", "--json"]);
+    assert_eq!(dry["generations"], serde_json::json!([2, 3]), "{dry}");
+    assert_eq!(store.names_in("bases/mini/generations").len(), 6);
+    let done = store.json(&["base", "prune", "mini", "--json"]);
+    assert_eq!((&done["generations"], &done["freed"]), (&dry["generations"], &dry["freed"]));
+    assert_eq!(store.names_in("bases/mini/generations"), ["1", "4", "5", "6"]);
+    kill(mapped[0]["pid"].as_i64().unwrap());
+    sleeper.wait().unwrap();
+    store.ok(&["restart", "runs", "--timeout", "0"]);
+    store.ok(&["base", "prune", "mini"]);
+    assert_eq!(store.names_in("bases/mini/generations"), ["4", "5", "6"]);
+    store.assert_whole();
+}
+
+#[test]
+fn conflicts_are_listed_shown_and_settled() {
+    let store = mini("conflicts");
+    let write =
+        |word: &str| format!("for f in c1 c2 c3 c4; do printf 'a\\n{word}\\nc\\n' > /etc/$f; done");
+    store.ok(&["base", "shell", "mini", "--", "sh", "-c", &write("b")]);
+    store.ok(&["exec", "--user", "root", "runs", "--", "sh", "-c", &write("MINE")]);
+    let dry = store.ok(&["base", "shell", "mini", "--dry-run", "--", "sh", "-c", &write("BASE")]);
+    assert!(dry.contains("nothing is changed"), "{dry}");
+    assert!(
+        dry.contains("runs: your /etc/c1 would stay; the base's is /etc/c1.dpkg-dist"),
+        "{dry}"
+    );
+    assert_eq!(store.json(&["conflicts", "--json"]), serde_json::json!([]));
+    let args = ["base", "shell", "mini", "--json", "--", "sh", "-c", &write("BASE")];
+    let report = store.json(&args);
+    let of = |name: &str| {
+        let all = report["containers"].as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap()["conflicts"].as_array().unwrap().len()
+    };
+    assert_eq!((of("runs"), of("rests")), (4, 0), "{report}");
+    assert_eq!(store.json(&["conflicts", "runs", "--json"]).as_array().unwrap().len(), 4);
+    let shown = store.ok(&["conflicts", "runs", "/etc/c1"]);
+    assert!(shown.contains("\n-MINE\n+BASE\n"), "{shown}");
+    let text = |name: &str| store.ok(&["exec", "runs", "--", "cat", &format!("/etc/{name}")]);
+
+    store.ok(&["conflicts", "runs", "/etc/c1", "--take", "base"]);
+    assert_eq!(text("c1"), "a\nBASE\nc\n");
+    store.ok(&["conflicts", "runs", "etc/c2", "--take", "mine"]);
+    assert_eq!(text("c2"), "a\nMINE\nc\n");
+    let edit = |editor: &str| {
+        let mut command = store.command(&["conflicts", "runs", "/etc/c3", "--take", "edit"]);
+        command.env("EDITOR", editor);
+        run(command)
+    };
+    assert!(edit("false").fails(1).contains("nothing is changed"));
+    assert!(edit("true").fails(2).contains("marks are left"));
+    assert_eq!(text("c3"), "a\nMINE\nc\n");
+    let script = store.root.join("editor");
+    std::fs::write(&script, "#!/bin/sh\nsed -i -e '/^[<=>]/d' -e s/MINE/both/ \"$1\"\n").unwrap();
+    sh(&format!("chmod 755 {}", script.display())).ok();
+    edit(&script.to_string_lossy()).ok();
+    assert_eq!(text("c3"), "a\nboth\nBASE\nc\n");
+    store.fails(3, &["conflicts", "runs", "/etc/c3", "--take", "mine"]);
+    // Settled inside by hand: the text that was beside it is gone.
+    std::fs::remove_file(store.state("containers/runs/private/etc/c4.dpkg-dist")).unwrap();
+    assert_eq!(store.json(&["conflicts", "--json"]), serde_json::json!([]));
+    let left = store.ok(&["exec", "runs", "--", "ls", "/etc"]);
+    assert!(!left.contains("dpkg-dist"), "{left}");
+    store.assert_whole();
+}
+
+/// A small file system of its own, to be filled.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn new(at: &Path) -> Self {
+        let image = at.with_extension("img");
+        sh(&format!(
+            "mkdir {0} && truncate -s 40M {1} && mkfs.ext4 -q -m 0 {1} && mount -o loop {1} {0}",
+            at.display(),
+            image.display()
+        ))
+        .ok();
+        Self(at.to_path_buf())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let image = self.0.with_extension("img");
+        sh(&format!("umount -l {0}; rmdir {0}; rm -f {1}", self.0.display(), image.display()));
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_everything_as_it_was() {
+    let outer = Store::empty("full");
+    let disk = SmallDisk::new(&outer.root.join("disk"));
+    let store = Store::at(disk.0.join("store"));
+    store.init(4);
+    let tree = crate::common::mini_tree(&outer.root);
+    store.ok(&["base", "create", "mini", "--from", &tree]);
+    for name in ["runs", "rests"] {
+        store.ok(&["create", name, "--init", "builtin"]);
+    }
+    store.ok(&["start", "runs"]);
+    change_to(&store, "two");
+
+    // In the transaction.
+    let fill = "busybox dd if=/dev/zero of=/usr/lib/big bs=1M count=100";
+    let said = store.fails(1, &["base", "shell", "mini", "--", "sh", "-c", fill]);
+    assert!(said.contains("No space left") && said.contains("is not changed"), "{said}");
+    assert_word(&store, "runs", "two");
+    store.assert_whole();
+
+    // In the adoption: there is room for one copy of it, and not for three.
+    let free = || -> u64 {
+        let said = sh(&format!("df --output=avail {} | tail -n 1", disk.0.display())).ok();
+        said.trim().parse().unwrap()
+    };
+    let script = format!(
+        "busybox dd if=/dev/zero of=/etc/big bs=1k count={}; echo three > /etc/word; \
+         echo three > /usr/lib/data",
+        free() * 6 / 10
+    );
+    let out = store.run(&["base", "shell", "mini", "--", "sh", "-c", &script]);
+    let said = out.text();
+    assert_eq!(out.code, 1, "{said}{}", out.stderr);
+    assert!(said.contains("failed: ") && said.contains("the disk is full"), "{said}");
+    assert_word(&store, "runs", "two");
+    assert_eq!(row(&store, "runs")["generation"], 2);
+    assert_eq!(row(&store, "runs")["current_generation"], 3);
+    store.assert_whole();
+
+    // To the brim: nothing can be begun, everything can be looked at.
+    let brim = disk.0.join("brim");
+    // What was deleted is free only a moment later.
+    let fill =
+        "for n in 1 2 3; do sync -f .; dd if=/dev/zero bs=1k >> brim 2>/dev/null; done; true";
+    sh(&format!("cd {} && {fill}", disk.0.display())).ok();
+    let said = store.fails(1, &["base", "rollback", "mini", "--to", "1"]);
+    assert!(said.contains("the disk is full"), "{said}");
+    store.ok(&["list"]);
+    assert_word(&store, "runs", "two");
+    std::fs::remove_file(brim).unwrap();
+    store.ok(&["base", "rollback", "mini", "--to", "2"]);
+    store.ok(&["base", "verify", "mini", "--generation", "3"]);
+    assert_word(&store, "runs", "two");
+    store.assert_whole();
+    store.ok(&["stop", "--all", "--timeout", "0"]);
+    drop(store);
+    drop(disk);
+}
