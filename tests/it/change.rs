@@ -4,10 +4,12 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Store, kill, run, sh, until};
+use crate::common::{Container, Store, kill, run, run_within, sh, until};
+use crate::update::old_store;
 
 /// A change that an eye can follow: the same word in /usr and in /etc.
 fn change_to(store: &Store, word: &str) -> String {
@@ -424,4 +426,233 @@ fn a_full_disk_leaves_everything_as_it_was() {
     store.ok(&["stop", "--all", "--timeout", "0"]);
     drop(store);
     drop(disk);
+}
+
+/// An archive of tiny packages in `/opt/repo` of the base `deb`, and nothing else: no network.
+struct Archive<'a> {
+    store: &'a Store,
+    dir: std::path::PathBuf,
+}
+
+impl<'a> Archive<'a> {
+    fn new(store: &'a Store) -> Self {
+        let dir = store.root.join("repo");
+        std::fs::create_dir(&dir).unwrap();
+        Self { store, dir }
+    }
+
+    /// Builds a package with one file in /usr, and a script that is run when it is set up.
+    fn add(&self, name: &str, version: &str, postinst: &str) -> &Self {
+        let tree = self.dir.join("tree");
+        std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        std::fs::create_dir_all(tree.join("usr/share").join(name)).unwrap();
+        std::fs::create_dir_all(tree.join("etc")).unwrap();
+        let control = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\n\
+             Maintainer: Nobody <nobody@example.org>\nDescription: for a test\n"
+        );
+        std::fs::write(tree.join("DEBIAN/control"), &control).unwrap();
+        std::fs::write(tree.join("DEBIAN/conffiles"), format!("/etc/{name}.conf\n")).unwrap();
+        std::fs::write(tree.join("DEBIAN/postinst"), format!("#!/bin/sh\nset -e\n{postinst}\n"))
+            .unwrap();
+        std::fs::write(tree.join("usr/share").join(name).join("version"), version).unwrap();
+        std::fs::write(tree.join(format!("etc/{name}.conf")), format!("of {version}\n")).unwrap();
+        let file = format!("{name}_{version}.deb");
+        sh(&format!(
+            "cd {} && chmod 755 tree/DEBIAN/postinst && dpkg-deb --root-owner-group -b tree {file} \
+             && {{ printf '%s' '{control}'; echo 'Filename: ./{file}'; stat -c 'Size: %s' {file}; \
+             echo \"SHA256: $(sha256sum {file} | cut -d' ' -f1)\"; echo; }} >> Packages; rm -r tree",
+            self.dir.display()
+        ))
+        .ok();
+        self
+    }
+
+    /// Puts it into the base.
+    #[track_caller]
+    fn publish(&self) {
+        let tar = run_tar(&self.dir);
+        let script = "rm -rf /opt/repo && mkdir -p /opt/repo && tar -x -C /opt/repo && \
+                      rm -f /etc/apt/sources.list.d/* && : > /etc/apt/sources.list && \
+                      echo 'deb [trusted=yes] file:/opt/repo ./' > /etc/apt/sources.list";
+        let command = self.store.command(&["base", "shell", "deb", "--", "sh", "-c", script]);
+        run_within(command, &tar, Duration::from_secs(120)).ok();
+    }
+}
+
+fn run_tar(dir: &Path) -> Vec<u8> {
+    let mut command = std::process::Command::new("tar");
+    command.arg("-c").arg("-C").arg(dir).arg(".");
+    run(command).stdout
+}
+
+fn generation(store: &Store) -> u64 {
+    let view = store.json(&["base", "show", "deb", "--json"]);
+    view["generation"].as_u64().unwrap()
+}
+
+#[track_caller]
+fn assert_clean(c: &Container<'_>) {
+    assert_eq!(c.root(&["dpkg", "--audit"]).ok(), "");
+    c.root(&["apt-get", "check"]).ok();
+    assert_eq!(c.root(&["systemctl", "is-system-running"]).ok(), "running\n");
+}
+
+#[test]
+fn packages_come_and_go_or_nothing_changes() {
+    let store = old_store("apt", 4);
+    let c = Container::started(&store, "apt", &[]);
+    let off = Container::create(&store, "off", &[]);
+    let archive = Archive::new(&store);
+    archive
+        .add("one-thing", "1", "")
+        .add("broken", "1", "echo it is about to fail; echo x >> /etc/motd; exit 3")
+        .add("slow", "1", "touch /usr/share/slow/begun; sleep 119.731")
+        .add("group-maker", "1", "addgroup --system group-maker; chgrp group-maker /usr/share/group-maker/version; chmod 2755 /usr/share/group-maker/version")
+        .publish();
+    let first = generation(&store);
+
+    // Nothing of what fails is left, and the reason is shown.
+    for (code, args, words) in [
+        (3, &["install", "deb", "no-such-package"][..], "no package no-such-package"),
+        (3, &["remove", "deb", "no-such-package"], "no package no-such-package"),
+        (1, &["install", "deb", "one-thing", "broken"], "it is about to fail"),
+        (1, &["remove", "deb", "bash"], "Essential packages"),
+        (4, &["shell", "deb", "--", "sh", "-c", "dpkg -i /opt/repo/broken*; true"], "broken half"),
+        (1, &["shell", "deb", "--", "dpkg", "-i", "/opt/repo/broken_1.deb"], "exit code 1"),
+    ] {
+        let said = store.fails(code, &[&["base"], args].concat());
+        assert!(said.contains(words) && said.contains("is not changed"), "{args:?}: {said}");
+        assert_eq!(generation(&store), first, "{args:?}");
+    }
+    // Ctrl-C in the middle of a maintainer script: to coloc alone, as a terminal sends it to all.
+    let mut command = store.command(&["base", "install", "deb", "slow"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = store.state("staging/update.deb/upper/usr/share/slow/begun");
+    until("the script runs", || begun.exists());
+    sh(&format!("kill -INT {}", child.id())).ok();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(sh("pgrep -x -f 'sleep 119.731'").text().is_empty(), "a script outlives its transaction");
+    store.assert_whole();
+
+    // What there is already, or is not there, is no reason for a generation.
+    store.ok(&["base", "install", "deb", "bash"]);
+    store.ok(&["base", "remove", "deb", "one-thing"]);
+    store.ok(&["base", "update", "deb"]);
+    assert_eq!(generation(&store), first);
+
+    // A trial says what would come, and changes nothing.
+    let dry = store.ok(&["base", "install", "deb", "one-thing", "--dry-run"]);
+    assert!(dry.contains("one-thing 1 (new)") && dry.contains("nothing is changed"), "{dry}");
+    assert_eq!(generation(&store), first);
+    store.assert_whole();
+
+    // An id that a container gave away is not the base's.
+    let dir = store.state(&format!("bases/deb/generations/{first}/tree/etc/group"));
+    let taken: Vec<u32> = std::fs::read_to_string(dir)
+        .unwrap()
+        .lines()
+        .filter_map(|l| l.split(':').nth(2)?.parse().ok())
+        .collect();
+    let next = (100..).find(|id| !taken.contains(id)).unwrap();
+    c.root(&["addgroup", "--system", "--gid", &next.to_string(), "mine"]).ok();
+    store.ok(&["base", "install", "deb", "one-thing", "group-maker", "--no-adopt"]);
+    let list = store.ok(&["list"]);
+    assert_eq!(list.matches(&format!("(now {})", first + 1)).count(), 2, "{list}");
+    c.root(&["test", "!", "-e", "/usr/share/one-thing"]).ok();
+    // Nothing new, but there are those who stayed behind.
+    let said = store.ok(&["base", "update", "deb"]);
+    assert!(said.contains("nothing new") && said.contains("in 2 containers"), "{said}");
+    assert_eq!(generation(&store), first + 1);
+    let shown = "getent group mine group-maker; stat -c '%G %a' /usr/share/group-maker/version";
+    let said = c.root_sh(shown).ok();
+    assert!(said.contains(&format!("mine:x:{next}:\n")), "{said}");
+    assert!(said.ends_with("group-maker 2755\n"), "{said}");
+    assert_clean(&c);
+
+    guarded(&archive, &c);
+    held_then_adopted(&archive, &c, &off);
+
+    // A mirror that is lost, even if others are there.
+    let line = "deb http://mirror.invalid/debian some-suite main";
+    let script = format!("echo '{line}' > /etc/apt/sources.list.d/lost.list");
+    store.ok(&["base", "shell", "deb", "--", "sh", "-c", &script]);
+    let was = generation(&store);
+    for args in [&["update", "deb"][..], &["install", "deb", "broken"]] {
+        let said = store.fails(1, &[&["base"], args].concat());
+        assert!(said.contains("mirror.invalid") && said.contains("is not changed"), "{said}");
+    }
+    store.ok(&["base", "remove", "deb", "one-thing", "group-maker"]);
+    assert_eq!(generation(&store), was + 1);
+    c.root(&["test", "!", "-e", "/usr/share/one-thing"]).ok();
+    assert_clean(&c);
+    drop((c, off));
+    store.assert_whole();
+}
+
+/// What cannot work on a shared /usr stops before dpkg begins, and says what to do.
+fn guarded(archive: &Archive<'_>, c: &Container<'_>) {
+    let repo = c.private("opt/repo");
+    sh(&format!("cp -r {} {}", archive.dir.display(), repo.display())).ok();
+    c.root_sh(
+        "rm -f /etc/apt/sources.list.d/*; \
+         echo 'deb [trusted=yes] file:/opt/repo ./' > /etc/apt/sources.list; apt-get update",
+    )
+    .ok();
+    let before = c.root_sh("dpkg -l | sha256sum").ok();
+    for command in [
+        "apt-get install -y broken",
+        "apt-get install -y /opt/repo/broken_1.deb",
+        "apt install -y slow",
+        "apt-get remove -y one-thing",
+        "dpkg -i /opt/repo/broken_1.deb",
+        "dpkg --unpack /opt/repo/broken_1.deb",
+        "dpkg -r one-thing",
+        "dpkg --purge one-thing",
+    ] {
+        let out = c.root_sh(&format!("{command} </dev/null 2>&1; test $? -ne 0"));
+        let said = out.text();
+        assert_eq!(out.code, 0, "{command}: {said}");
+        let told = said.lines().find(|l| l.contains("coloc: packages cannot be changed in here"));
+        let told = told.unwrap_or_else(|| panic!("{command}: {said}"));
+        assert!(told.contains("coloc base install") && told.contains("/usr/local"), "{told}");
+        assert!(!said.contains("Unpacking"), "{said}");
+    }
+    assert_eq!(c.root_sh("dpkg -l | sha256sum").ok(), before);
+    assert_clean(c);
+}
+
+/// A new version: not where it is held, then by hand; and a conffile that its member changed.
+fn held_then_adopted(archive: &Archive<'_>, c: &Container<'_>, off: &Container<'_>) {
+    let store = archive.store;
+    c.root_sh("echo mine > /etc/one-thing.conf").ok();
+    archive.add("one-thing", "2", "").publish();
+    store.ok(&["set", &off.name, "hold=true"]);
+    let dry = store.ok(&["base", "update", "deb", "--dry-run"]);
+    assert!(dry.contains("one-thing 1 → 2"), "{dry}");
+    assert!(dry.contains(&format!("{}: your /etc/one-thing.conf would stay", c.name)), "{dry}");
+    assert!(dry.contains(&format!("{}: held at its generation", off.name)), "{dry}");
+    let report = store.json(&["base", "update", "deb", "--json"]);
+    let mut keys: Vec<&String> = report["containers"][0].as_object().unwrap().keys().collect();
+    keys.retain(|k| {
+        ["name", "adopted", "swapped", "conflicts", "stale", "restarted", "error"]
+            .contains(&k.as_str())
+    });
+    assert_eq!(keys.len(), 7, "{report}");
+    let of = |name: &str| {
+        let all = report["containers"].as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap().clone()
+    };
+    assert_eq!((&of(&c.name)["adopted"], &of(&c.name)["swapped"]), (&true.into(), &true.into()));
+    assert_eq!(of(&c.name)["conflicts"][0]["path"], "etc/one-thing.conf", "{report}");
+    assert_eq!((&of(&off.name)["adopted"], &of(&off.name)["held"]), (&false.into(), &true.into()));
+    assert_eq!(report["packages"][0]["new"], "2", "{report}");
+    assert_eq!(c.root_sh("cat /etc/one-thing.conf /usr/share/one-thing/version").ok(), "mine\n2");
+    let status = store.json(&["status", &off.name, "--json"]);
+    assert_eq!((&status["hold"], &status["fixes_missing"]), (&true.into(), &0.into()), "{status}");
+    store.ok(&["adopt", &off.name]);
+    store.ok(&["set", &off.name, "hold=false"]);
+    let conf = std::fs::read_to_string(off.private("etc/one-thing.conf")).unwrap();
+    assert_eq!(conf, "of 2\n");
+    assert_clean(c);
 }

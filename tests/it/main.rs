@@ -12,4 +12,5 @@ mod crash;
 mod enter;
 mod life;
 mod race;
+mod swap;
 mod update;
