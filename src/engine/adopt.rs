@@ -184,6 +184,8 @@ impl Engine {
             command.arg("--restart-stale");
         }
         command.arg("--").args(share.iter().map(Name::as_str));
+        // A Ctrl-C is our own to answer.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.spawn().context(|| "cannot start another coloc")
     }

@@ -230,6 +230,7 @@ impl Engine {
     /// it printed. The program is the container's: it may hang, which costs `limit`, or flood
     /// us, which a full pipe stops.
     fn output(&self, name: &Name, command: &[&str], limit: Duration) -> Result<(bool, String)> {
+        use std::os::unix::process::CommandExt;
         use std::process::{Command, Stdio};
         let mut child = Command::new("/proc/self/exe")
             .arg("--root")
@@ -239,6 +240,8 @@ impl Engine {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            // A Ctrl-C is its caller's to answer.
+            .process_group(0)
             .spawn()?;
         let pidfd = crate::sys::process::pidfd(child.id() as i32)?;
         if !gone_within(&pidfd, limit) {

@@ -19,8 +19,13 @@ use crate::store::lock::{self, Subject};
 use crate::store::record::{current_generation, generations};
 use crate::store::{BaseRecord, Name, Record, atomic, record};
 use crate::sys::path::open_dir;
+use crate::sys::process;
 use crate::tree::accounts::ids_of;
 use crate::tree::{self, file};
+
+/// What a first Ctrl-C is answered from then on.
+const PUBLISHED: &str = "\ncoloc: it is published and on its way into the containers; \
+    interrupt again to leave the rest to the next command\n";
 
 /// What is to be done with a base.
 #[derive(Debug)]
@@ -239,6 +244,7 @@ impl Engine {
         progress: &(dyn Fn(&str) + Sync),
     ) -> Result<()> {
         let base = &report.base;
+        let _uninterrupted = process::Uninterrupted::begin(PUBLISHED);
         if adopt {
             let total = self.containers_of(base)?.len();
             let containers = if total == 1 { "container" } else { "containers" };

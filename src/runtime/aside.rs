@@ -4,12 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::relay;
 use crate::error::{Error, Result};
-use crate::sys::{clone, fdpass, process};
+use crate::sys::{Named, clone, fdpass, process};
 
 /// For how long it may take. A container's file systems can be served by its own processes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -21,8 +22,12 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
     work: impl FnOnce() -> Result<(T, Vec<OwnedFd>)>,
 ) -> Result<(T, Vec<OwnedFd>)> {
     let (ours, theirs) = fdpass::pair()?;
+    // A Ctrl-C is this process's to answer; the other one has a copy of the mask.
+    let before = only(Signal::SIGINT)
+        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+        .named(|| "pthread_sigmask(SIG_BLOCK)".into())?;
     let helper = clone::spawn(0, None, || {
-        let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         let (answer, fds) = match work() {
             Ok((found, fds)) => (Ok(found), fds),
             Err(e) => (Err(e), Vec::new()),
@@ -30,7 +35,9 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
         let bytes = serde_json::to_vec(&answer).unwrap_or_default();
         i32::from(fdpass::send(&theirs, &bytes, &fds).is_err())
-    })?;
+    });
+    before.thread_set_mask().named(|| "pthread_sigmask(SIG_SETMASK)".into())?;
+    let helper = helper?;
     drop(theirs);
     let in_time = relay::readable_within(&ours, LIMIT);
     if !in_time {
@@ -46,4 +53,10 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
     let answer: Result<T> = serde_json::from_slice(&bytes)
         .map_err(|_| Error::failed("the process that was to do it died"))?;
     Ok((answer?, fds))
+}
+
+fn only(signal: Signal) -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(signal);
+    set
 }

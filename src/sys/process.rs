@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Uid};
@@ -187,4 +188,47 @@ pub fn ignore_signal(signal: i32, ignore: bool) {
 /// This process's pid.
 pub fn own_pid() -> i32 {
     std::process::id() as i32
+}
+
+/// While it lives, the first Ctrl-C only prints a text; the next one ends the process.
+#[derive(Debug)]
+pub struct Uninterrupted(());
+
+static TEXT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+static LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn print_text(_: libc::c_int) {
+    let text = TEXT.load(Ordering::Acquire);
+    if !text.is_null() {
+        // SAFETY: TEXT and LENGTH are of one static string; write(2) may be called in a handler,
+        // and what it leaves in errno is put back.
+        unsafe {
+            let errno = *libc::__errno_location();
+            let _ = libc::write(2, text.cast(), LENGTH.load(Ordering::Acquire));
+            *libc::__errno_location() = errno;
+        }
+    }
+}
+
+impl Uninterrupted {
+    /// Begins, with what the first Ctrl-C prints.
+    pub fn begin(text: &'static str) -> Self {
+        LENGTH.store(text.len(), Ordering::Release);
+        TEXT.store(text.as_ptr().cast_mut(), Ordering::Release);
+        // SAFETY: an all-zero sigaction is valid; the handler calls nothing that must not be
+        // called in one. Interrupted calls go on.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = print_text as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+            libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut());
+        }
+        Self(())
+    }
+}
+
+impl Drop for Uninterrupted {
+    fn drop(&mut self) {
+        ignore_signal(libc::SIGINT, false);
+    }
 }

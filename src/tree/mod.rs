@@ -11,6 +11,7 @@ pub mod inside;
 pub mod manifest;
 pub mod sync;
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -26,6 +27,8 @@ pub fn remove(path: &Path) -> Result<()> {
         .args(["-rf", "--one-file-system", "--"])
         .arg(path)
         .stdin(Stdio::null())
+        // Whoever lets a Ctrl-C wait means this too.
+        .process_group(0)
         .output()
         .context(|| "cannot run rm")?;
     if out.status.success() {

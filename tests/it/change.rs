@@ -193,6 +193,33 @@ fn whoever_comes_while_a_base_changes_waits_or_goes_along() {
     store.assert_whole();
 }
 
+/// A Ctrl-C that comes when the change is published already is answered, and all get it.
+#[test]
+fn a_first_interrupt_of_an_adoption_lets_it_end() {
+    use std::os::unix::process::CommandExt;
+    let store = mini("interrupt");
+    let script = "echo two > /usr/lib/data; echo two > /etc/word";
+    let mut command = store.command(&["base", "shell", "mini", "--", "sh", "-c", script]);
+    // What is held by another command has to be waited for.
+    let lock = std::fs::File::open(store.root.join("run/coloc/locks/container.runs")).unwrap();
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let link = store.state("bases/mini/current");
+    until("it is published", || {
+        std::fs::read_link(&link).unwrap() == Path::new("generations/2")
+            && row(&store, "rests")["generation"] == 2
+    });
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
+    drop(lock);
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("interrupt again"), "{said}");
+    assert_word(&store, "runs", "two");
+    store.assert_whole();
+}
+
 /// A base without containers may be deleted, but not while it is being changed.
 #[test]
 fn a_base_is_not_deleted_under_its_own_change() {
@@ -532,7 +559,10 @@ fn packages_come_and_go_or_nothing_changes() {
     until("the script runs", || begun.exists());
     sh(&format!("kill -INT {}", child.id())).ok();
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert!(sh("pgrep -x -f 'sleep 119.731'").text().is_empty(), "a script outlives its transaction");
+    assert!(
+        sh("pgrep -x -f 'sleep 119.731'").text().is_empty(),
+        "a script outlives its transaction"
+    );
     store.assert_whole();
 
     // What there is already, or is not there, is no reason for a generation.
