@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Options of every run. Nobody is there to answer a question; a configuration file of the
 /// base that was changed by hand stays as it is.
-pub(super) const OPTIONS: [&str; 20] = [
+pub(super) const OPTIONS: [&str; 18] = [
     "-y",
     "-q",
     "-o",
@@ -27,8 +27,6 @@ pub(super) const OPTIONS: [&str; 20] = [
     "Acquire::Languages=none",
     "-o",
     "Acquire::Retries=2",
-    "-o",
-    "quiet::NoUpdate=true",
 ];
 
 /// Refuses what apt could take for something else than the name of a package: it has
@@ -119,7 +117,8 @@ pub(super) fn step(line: &str) -> Option<String> {
     }
 }
 
-/// A line that tells of an index that could not be had: apt before 2.4 goes on with the old one.
+/// A line that tells of an index that could not be had: an apt that is too old to know the
+/// option goes on with the one from before.
 pub(super) fn lost_index(line: &str) -> bool {
     line.starts_with("W: Failed to fetch") || line.starts_with("W: Some index files failed")
 }

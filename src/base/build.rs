@@ -43,7 +43,7 @@ pub fn bootstrap(
         }
     });
     let status = run.child.wait().context(|| "cannot wait for mmdebstrap")?;
-    let last = last.context(|| format!("cannot build with the log {}", log.display()))?;
+    let last = last?;
     if !status.success() {
         return Err(failure("mmdebstrap", status, &last, log));
     }
