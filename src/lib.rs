@@ -6,10 +6,12 @@
 pub mod adopt;
 pub mod audit;
 pub mod base;
+pub mod broker;
 pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod profile;
+pub mod request;
 pub mod runtime;
 pub mod status;
 pub mod store;

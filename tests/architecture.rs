@@ -3,22 +3,26 @@
 
 use std::path::{Path, PathBuf};
 
-const MODULES: [&str; 12] = [
-    "cli", "engine", "status", "adopt", "audit", "base", "profile", "runtime", "tree", "store",
-    "sys", "error",
+const MODULES: [&str; 14] = [
+    "cli", "broker", "engine", "request", "status", "adopt", "audit", "base", "profile", "runtime",
+    "tree", "store", "sys", "error",
 ];
 
 /// What each module may use beside itself and `error`.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "cli" => &[
-            "engine", "status", "adopt", "audit", "base", "profile", "runtime", "tree", "store",
+            "broker", "engine", "request", "status", "adopt", "audit", "base", "profile",
+            "runtime", "tree", "store", "sys",
+        ],
+        "broker" => &["engine", "request", "runtime", "store", "sys"],
+        "engine" => &[
+            "request", "status", "adopt", "audit", "base", "profile", "runtime", "tree", "store",
             "sys",
         ],
-        "engine" => {
-            &["status", "adopt", "audit", "base", "profile", "runtime", "tree", "store", "sys"]
+        "request" | "status" | "adopt" | "audit" | "base" | "profile" | "runtime" => {
+            &["tree", "store", "sys"]
         }
-        "status" | "adopt" | "audit" | "base" | "profile" | "runtime" => &["tree", "store", "sys"],
         "tree" => &["store", "sys"],
         "store" | "error" => &["sys"],
         "sys" => &[],

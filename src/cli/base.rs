@@ -8,6 +8,7 @@ use super::{change, ui};
 use crate::engine::Engine;
 use crate::engine::bases::{BaseView, Source};
 use crate::error::{Error, Kind, Result};
+use crate::request::Verb;
 use crate::status::size_words;
 use crate::store::{Layout, Name};
 use crate::tree::file::printable;
@@ -136,8 +137,13 @@ fn create(engine: &Engine, args: &CreateArgs) -> Result<ExitCode> {
         },
         (None, None) => return Err(Error::new(Kind::Usage, "give --suite or --from")),
     };
-    let published =
-        engine.create_base(&name, &source, &mut |line| eprintln!("{}", printable(line)))?;
+    let words = match &source {
+        Source::Tree(from) => vec![format!("--from={}", from.display())],
+        Source::Suite { suite, .. } => vec![format!("--suite={suite}")],
+    };
+    let published = engine.noting(Verb::BaseCreate, &name, &words, || {
+        engine.create_base(&name, &source, &mut |line| eprintln!("{}", printable(line)))
+    })?;
     println!(
         "base {name}: generation 1 with {} packages, {} files, {}",
         published.packages,
@@ -224,7 +230,7 @@ fn delete(engine: &Engine, args: &DeleteArgs) -> Result<ExitCode> {
     if !ui::confirm(&format!("Delete base {name} with all its generations?"), args.yes)? {
         return Ok(ExitCode::FAILURE);
     }
-    engine.delete_base(&name)?;
+    engine.noting(Verb::BaseDelete, &name, &[], || engine.delete_base(&name))?;
     println!("deleted base {name}");
     Ok(ExitCode::SUCCESS)
 }

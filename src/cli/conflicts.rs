@@ -1,4 +1,3 @@
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -8,7 +7,8 @@ use super::ui;
 use crate::adopt::{self, Conflict, Take};
 use crate::engine::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::{Name, record};
+use crate::request::{Request, Side};
+use crate::store::Name;
 use crate::tree::file::printable;
 
 /// Show files that both the member and the base have changed, and settle which text counts.
@@ -43,28 +43,43 @@ struct Listed {
     conflict: Conflict,
 }
 
-pub(super) fn run(engine: &Engine, args: &ConflictsArgs) -> Result<ExitCode> {
-    let names = match &args.name {
-        Some(name) => vec![Name::parse("container", name)?],
-        None => record::all(&engine.layout)?
-            .into_iter()
-            .filter_map(|(name, record)| record.is_ok().then_some(name))
-            .collect(),
-    };
-    if let (Some(path), [name]) = (&args.path, names.as_slice()) {
+impl ConflictsArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        let take = self.take.map(|which| match which {
+            Which::Base => Side::Base,
+            Which::Mine => Side::Mine,
+            Which::Edit => Side::Edit,
+        });
+        let name = ui::name(self.name.as_deref())?;
+        Ok(Request::Conflicts { name, path: self.path.clone(), take, json: self.json })
+    }
+}
+
+pub(super) fn run(
+    engine: &Engine,
+    name: Option<&Name>,
+    path: Option<&str>,
+    take: Option<Side>,
+    json: bool,
+) -> Result<ExitCode> {
+    if let (Some(name), Some(path)) = (name, path) {
         let conflict = engine.conflict(name, path)?;
-        return match args.take {
-            Some(which) => settle(engine, name, &conflict, which),
+        return match take {
+            Some(side) => settle(engine, name, &conflict, side),
             None => difference(engine, name, &conflict),
         };
     }
+    let names: Vec<Name> = match name {
+        Some(name) => vec![name.clone()],
+        None => engine.own()?.into_iter().filter_map(|(n, r)| r.is_ok().then_some(n)).collect(),
+    };
     let mut all = Vec::new();
     for name in &names {
         for conflict in engine.conflicts(name)? {
             all.push(Listed { container: name.clone(), conflict });
         }
     }
-    if args.json {
+    if json {
         return ui::json(&all);
     }
     if all.is_empty() {
@@ -74,7 +89,7 @@ pub(super) fn run(engine: &Engine, args: &ConflictsArgs) -> Result<ExitCode> {
         println!("{container}: {} ({})", printable(&conflict.path), printable(&conflict.what));
         println!("  the base's text: {}", printable(&conflict.theirs));
     }
-    if let (Some(first), true) = (all.first(), std::io::stdout().is_terminal()) {
+    if let (Some(first), true) = (all.first(), ui::screen().is_some()) {
         eprintln!(
             "see one: coloc conflicts {0} {1}; settle it: coloc conflicts {0} {1} --take \
              base|mine|edit",
@@ -94,11 +109,11 @@ fn difference(engine: &Engine, name: &Name, conflict: &Conflict) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-fn settle(engine: &Engine, name: &Name, conflict: &Conflict, which: Which) -> Result<ExitCode> {
-    let (take, what) = match which {
-        Which::Base => (Take::Base, "the base's text counts now"),
-        Which::Mine => (Take::Mine, "the member's text stays"),
-        Which::Edit => (Take::Text(edited(engine, name, conflict)?), "the edited text counts now"),
+fn settle(engine: &Engine, name: &Name, conflict: &Conflict, side: Side) -> Result<ExitCode> {
+    let (take, what) = match side {
+        Side::Base => (Take::Base, "the base's text counts now"),
+        Side::Mine => (Take::Mine, "the member's text stays"),
+        Side::Edit => (Take::Text(edited(engine, name, conflict)?), "the edited text counts now"),
     };
     engine.settle(name, conflict, take)?;
     println!("{name}: {}: {what}", printable(&conflict.path));
@@ -107,6 +122,13 @@ fn settle(engine: &Engine, name: &Name, conflict: &Conflict, which: Which) -> Re
 
 /// Both texts, with marks where they differ, as an editor leaves them.
 fn edited(engine: &Engine, name: &Name, conflict: &Conflict) -> Result<Vec<u8>> {
+    if engine.caller.member().is_some() {
+        return Err(Error::new(Kind::Usage, "an editor for both texts runs on the host, for its admin")
+            .hint(format!(
+                "edit /{0} inside, with /{1} beside it, and then: coloc conflicts {name} /{0} --take mine",
+                conflict.path, conflict.theirs
+            )));
+    }
     let (mine, base) = engine.conflict_texts(name, conflict)?;
     let dir = engine.layout.staging().join(format!("edit.{name}.{}", std::process::id()));
     std::fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;

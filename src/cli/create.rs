@@ -14,7 +14,7 @@ pub(super) struct CreateArgs {
     /// The base it is over; the only one there is by default.
     #[arg(long)]
     base: Option<String>,
-    /// A host user that it belongs to, with an account inside; may be given again.
+    /// A host user, or @ and a group, that it belongs to; may be given again.
     #[arg(long = "owner", value_name = "USER")]
     owners: Vec<String>,
     /// The profile that its settings start from.

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use super::ui;
 use crate::engine::{Engine, unit};
 use crate::error::Result;
-use crate::store::Record;
+use crate::request::Verb;
 
 /// Have containers started at boot (systemd hosts).
 #[derive(Debug, clap::Args)]
@@ -24,8 +24,9 @@ pub(super) struct DisableArgs {
 pub(super) fn run(engine: &Engine, names: &[String], on: bool) -> Result<ExitCode> {
     let names = ui::names(engine, names, false)?;
     Ok(ui::each(&names, |name| {
-        Record::load(&engine.layout, name)?;
-        unit::enable(&engine.layout, name, on)?;
+        let verb = if on { Verb::Enable } else { Verb::Disable };
+        engine.permit(verb, name)?;
+        engine.noting(verb, name, &[], || unit::enable(&engine.layout, name, on))?;
         println!("{} {name}", if on { "enabled" } else { "disabled" });
         Ok(())
     }))

@@ -1,8 +1,10 @@
 use std::process::ExitCode;
 
+use super::ui;
 use crate::engine::Engine;
-use crate::engine::enter::Request;
 use crate::error::Result;
+use crate::request::{Enter, Request, Verb};
+use crate::runtime::near::Near;
 use crate::store::Name;
 
 /// Open a login session in a container, or run a command in one.
@@ -10,7 +12,7 @@ use crate::store::Name;
 pub(super) struct ShellArgs {
     /// The container; the only one there is by default.
     name: Option<String>,
-    /// As whom; the first owner by default, else root.
+    /// As whom; yourself by default, for the admin the first owner, else root.
     #[arg(long)]
     user: Option<String>,
     /// What to run instead of a shell.
@@ -23,7 +25,7 @@ pub(super) struct ShellArgs {
 pub(super) struct ExecArgs {
     /// The container.
     name: String,
-    /// As whom: a name, or UID[:GID]; the first owner by default, else root.
+    /// As whom: a name, or UID[:GID]; yourself by default, for the admin the first owner.
     #[arg(long)]
     user: Option<String>,
     /// Add to its environment; may be given again.
@@ -37,29 +39,37 @@ pub(super) struct ExecArgs {
     command: Vec<String>,
 }
 
-pub(super) fn run_shell(engine: &Engine, args: &ShellArgs) -> Result<ExitCode> {
-    let name = engine.container_or_only(args.name.as_deref())?;
-    let request = Request {
-        user: args.user.clone(),
-        command: args.command.clone(),
-        login: true,
-        ..Request::default()
-    };
-    enter(engine, &name, &request)
+impl ShellArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        Ok(Request::Shell(Enter {
+            name: ui::name(self.name.as_deref())?,
+            user: self.user.clone(),
+            command: self.command.clone(),
+            ..of_caller()
+        }))
+    }
 }
 
-pub(super) fn run_exec(engine: &Engine, args: &ExecArgs) -> Result<ExitCode> {
-    let request = Request {
-        user: args.user.clone(),
-        command: args.command.clone(),
-        env: args.env.clone(),
-        cwd: args.cwd.clone(),
-        login: false,
-    };
-    enter(engine, &Name::parse("container", &args.name)?, &request)
+impl ExecArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        Ok(Request::Exec(Enter {
+            name: Some(Name::parse("container", &self.name)?),
+            user: self.user.clone(),
+            command: self.command.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            ..of_caller()
+        }))
+    }
 }
 
-fn enter(engine: &Engine, name: &Name, request: &Request) -> Result<ExitCode> {
-    let end = engine.enter(name, request)?;
+/// What passes of the caller's environment.
+fn of_caller() -> Enter {
+    Enter { term: std::env::var("TERM").ok(), lang: std::env::var("LANG").ok(), ..Enter::default() }
+}
+
+pub(super) fn run(engine: &Engine, verb: Verb, enter: &Enter) -> Result<ExitCode> {
+    let name = engine.container_or_only(enter.name.as_ref())?;
+    let end = engine.enter(verb, &name, enter, Near::local()?)?;
     Ok(ExitCode::from(end.shell_code() as u8))
 }

@@ -1,9 +1,9 @@
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use super::ui;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::request::Request;
 use crate::tree::file::printable;
 
 /// List the containers.
@@ -14,13 +14,22 @@ pub(super) struct ListArgs {
     json: bool,
 }
 
-pub(super) fn run(engine: &Engine, args: &ListArgs) -> Result<ExitCode> {
+impl ListArgs {
+    pub(super) fn request(&self) -> Request {
+        Request::List { json: self.json }
+    }
+}
+
+pub(super) fn run(engine: &Engine, json: bool) -> Result<ExitCode> {
     let rows = engine.rows()?;
-    if args.json {
+    if json {
         return ui::json(&rows);
     }
-    if rows.is_empty() && std::io::stdout().is_terminal() {
-        eprintln!("no container yet; make one: coloc create NAME --owner USER");
+    if rows.is_empty() && ui::screen().is_some() {
+        match engine.caller.member() {
+            None => eprintln!("no container yet; make one: coloc create NAME --owner USER"),
+            Some(name) => eprintln!("{name} has no container on this host"),
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = ui::table(&["NAME", "STATE", "BASE", "OWNERS", "INIT", "PID", "STALE"]);

@@ -1,36 +1,51 @@
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::ui;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::store::{Name, Record};
+use crate::request::{Request, Verb};
+use crate::store::Name;
 use crate::tree::file::printable;
 
 /// Print what the init of a container wrote to its console.
 #[derive(Debug, clap::Args)]
 pub(super) struct LogsArgs {
-    /// The container.
-    name: String,
+    /// The container; the only one there is by default.
+    name: Option<String>,
     /// Go on printing as it is written.
     #[arg(short, long)]
     follow: bool,
 }
 
-pub(super) fn run(engine: &Engine, args: &LogsArgs) -> Result<ExitCode> {
-    let name = Name::parse("container", &args.name)?;
-    Record::load(&engine.layout, &name)?;
-    let path = engine.layout.console_log(&name);
+impl LogsArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        Ok(Request::Logs { name: ui::name(self.name.as_deref())?, follow: self.follow })
+    }
+}
+
+pub(super) fn run(engine: &Engine, name: Option<&Name>, follow: bool) -> Result<ExitCode> {
+    let name = engine.container_or_only(name)?;
+    engine.permit(Verb::Logs, &name)?;
+    let args: Vec<String> = follow.then(|| "--follow".into()).into_iter().collect();
+    engine.noting(Verb::Logs, &name, &args, || print(engine, &name, follow))
+}
+
+fn print(engine: &Engine, name: &Name, follow: bool) -> Result<ExitCode> {
+    let path = engine.layout.console_log(name);
     let mut place = 0;
     loop {
         let mut file = match std::fs::File::open(&path) {
             Ok(file) => file,
-            Err(_) if !args.follow => return Ok(ExitCode::SUCCESS),
+            Err(_) if !follow => return Ok(ExitCode::SUCCESS),
             Err(_) => {
                 std::thread::sleep(Duration::from_millis(200));
                 continue;
             }
         };
+        // Another container may have taken its place, and be somebody else's.
+        engine.permit(Verb::Logs, name)?;
         let size = file.metadata()?.len();
         // It was put aside for a new one.
         if size < place {
@@ -41,7 +56,7 @@ pub(super) fn run(engine: &Engine, args: &LogsArgs) -> Result<ExitCode> {
         file.take(4 << 20).read_to_end(&mut bytes)?;
         place += bytes.len() as u64;
         show(&bytes)?;
-        if !args.follow {
+        if !follow {
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -51,7 +66,7 @@ pub(super) fn run(engine: &Engine, args: &LogsArgs) -> Result<ExitCode> {
 /// On a terminal what the container wrote is shown, not obeyed; in a pipe it is as it was.
 fn show(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout();
-    if out.is_terminal() {
+    if ui::screen().is_some() {
         let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
         out.write_all(printable(&without_colours(&text)).as_bytes())?;
     } else {

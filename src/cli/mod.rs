@@ -11,10 +11,12 @@ mod enable;
 mod enter;
 mod freeze;
 mod init;
+mod journal;
 mod list;
 mod logs;
 mod plan;
 mod report;
+mod serve;
 mod set;
 mod stale;
 mod start;
@@ -28,9 +30,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::broker::client;
 use crate::engine::Engine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::request::Request;
 use crate::runtime::enter::OWN_FAILURE;
+use crate::runtime::near::Near;
 use crate::store::Layout;
 
 /// Long-lived system containers on one shared, read-only base.
@@ -59,6 +64,7 @@ enum Verb {
     Status(status::StatusArgs),
     Console(console::ConsoleArgs),
     Logs(logs::LogsArgs),
+    Journal(journal::JournalArgs),
     Freeze(freeze::FreezeArgs),
     Thaw(freeze::ThawArgs),
     Enable(enable::EnableArgs),
@@ -68,6 +74,7 @@ enum Verb {
     Conflicts(conflicts::ConflictsArgs),
     Set(set::SetArgs),
     Plan(plan::PlanArgs),
+    Serve(serve::ServeArgs),
     Supervise(supervise::SuperviseArgs),
 }
 
@@ -128,31 +135,68 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Init(args) => init::run(&layout, &args),
         Verb::Base(args) => base::run(layout, &args),
+        Verb::Start(args) => ask(layout, args.request()?),
+        Verb::Stop(args) => ask(layout, args.request()?),
+        Verb::Restart(args) => ask(layout, args.request()?),
+        Verb::Shell(args) => ask(layout, args.request()?),
+        Verb::Exec(args) => ask(layout, args.request()?),
+        Verb::List(args) => ask(layout, args.request()),
+        Verb::Status(args) => ask(layout, args.request()?),
+        Verb::Console(args) => ask(layout, args.request()?),
+        Verb::Logs(args) => ask(layout, args.request()?),
+        Verb::Journal(args) => ask(layout, args.request()?),
+        Verb::Serve(args) => serve::run(&layout, &args),
         Verb::Create(args) => create::run(&change("create a container")?, &args),
-        Verb::Start(args) => start::run(&change("start a container")?, &args),
-        Verb::Stop(args) => stop::run(&change("stop a container")?, &args),
-        Verb::Restart(args) => stop::run_restart(&change("restart a container")?, &args),
         Verb::Delete(args) => delete::run(&change("delete a container")?, &args),
-        Verb::Shell(args) => enter::run_shell(&look("enter a container")?, &args),
-        Verb::Exec(args) => enter::run_exec(&look("enter a container")?, &args),
-        Verb::List(args) => list::run(&look("list the containers")?, &args),
-        Verb::Status(args) => status::run(&look("see a container's status")?, &args),
-        Verb::Console(args) => console::run(&look("attach to a console")?, &args),
-        Verb::Logs(args) => logs::run(&look("read a container's log")?, &args),
         Verb::Freeze(args) => freeze::run(&change("freeze a container")?, &args.names, true),
         Verb::Thaw(args) => freeze::run(&change("thaw a container")?, &args.names, false),
         Verb::Enable(args) => enable::run(&change("enable a container")?, &args.names, true),
         Verb::Disable(args) => enable::run(&change("disable a container")?, &args.names, false),
         Verb::Adopt(args) if args.is_part() => adopt::run(&look("adopt a generation")?, &args),
         Verb::Adopt(args) => adopt::run(&change("change a container's generation")?, &args),
-        Verb::Stale(args) if args.restarts() => {
-            stale::run(&change("restart what runs old code")?, &args)
-        }
-        Verb::Stale(args) => stale::run(&look("see what runs old code")?, &args),
-        Verb::Conflicts(args) => conflicts::run(&change("settle conflicts")?, &args),
+        Verb::Stale(args) => ask(layout, args.request()?),
+        Verb::Conflicts(args) => ask(layout, args.request()?),
         Verb::Set(args) => set::run(&change("change a container's settings")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
         Verb::Supervise(args) => supervise::run(&look("supervise a container")?, &args),
+    }
+}
+
+/// Has `request` done: by this process if it is root's, else by the broker.
+fn ask(layout: Layout, request: Request) -> Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        return client::call(&layout, request).map(ExitCode::from);
+    }
+    let engine = match request.changes() {
+        true => Engine::open_to_change(layout, request.verb().word())?,
+        false => Engine::open(layout, request.verb().word())?,
+    };
+    act(&engine, &request)
+}
+
+/// Does `request` for the caller of `engine`, on the standard streams of this process.
+fn act(engine: &Engine, request: &Request) -> Result<ExitCode> {
+    match request {
+        Request::Shell(e) | Request::Exec(e) => enter::run(engine, request.verb(), e),
+        Request::Console { name } => {
+            let name = engine.container_or_only(name.as_ref())?;
+            engine.console(&name, Near::local()?).map(|()| ExitCode::SUCCESS)
+        }
+        Request::Start { which, wait } => start::run(engine, which, *wait),
+        Request::Stop { which, timeout } => stop::run(engine, which, *timeout),
+        Request::Restart { which, timeout, wait } => {
+            stop::run_restart(engine, which, *timeout, *wait)
+        }
+        Request::List { json } => list::run(engine, *json),
+        Request::Status { name, json } => status::run(engine, name.as_ref(), *json),
+        Request::Logs { name, follow } => logs::run(engine, name.as_ref(), *follow),
+        Request::Stale { name, restart, json } => {
+            stale::run(engine, name.as_ref(), *restart, *json)
+        }
+        Request::Conflicts { name, path, take, json } => {
+            conflicts::run(engine, name.as_ref(), path.as_deref(), *take, *json)
+        }
+        Request::Journal { name, json, last } => journal::run(engine, name.as_ref(), *json, *last),
     }
 }
 

@@ -5,7 +5,8 @@ use crate::engine::set::Setting;
 use crate::error::Result;
 use crate::store::Name;
 
-/// Change settings of a container: hold=true keeps it at its generation.
+/// Change settings of a container: hold=true keeps it at its generation, owners=USER,@GROUP
+/// says whose it is.
 #[derive(Debug, clap::Args)]
 pub(super) struct SetArgs {
     /// The container.
@@ -19,6 +20,15 @@ pub(super) fn run(engine: &Engine, args: &SetArgs) -> Result<ExitCode> {
     let name = Name::parse("container", &args.name)?;
     let settings = args.settings.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
     let record = engine.set(&name, &settings)?;
+    if settings.iter().any(|s| matches!(s, Setting::Owners(_))) {
+        match record.owners.as_slice() {
+            [] => println!("{name} belongs to nobody"),
+            owners => println!("{name} belongs to {}", owners.join(", ")),
+        }
+    }
+    if !settings.iter().any(|s| matches!(s, Setting::Hold(_))) {
+        return Ok(ExitCode::SUCCESS);
+    }
     if record.hold {
         println!("{name} stays at generation {} until hold=false", record.generation);
     } else {

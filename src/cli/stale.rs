@@ -3,7 +3,8 @@ use std::process::ExitCode;
 use super::{report, ui};
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::store::{Name, record};
+use crate::request::Request;
+use crate::store::Name;
 use crate::tree::file::printable;
 
 /// Show which processes still run code of an older generation.
@@ -20,19 +21,23 @@ pub(super) struct StaleArgs {
 }
 
 impl StaleArgs {
-    /// Whether it changes anything.
-    pub(super) fn restarts(&self) -> bool {
-        self.restart
+    pub(super) fn request(&self) -> Result<Request> {
+        let name = ui::name(self.name.as_deref())?;
+        Ok(Request::Stale { name, restart: self.restart, json: self.json })
     }
 }
 
-pub(super) fn run(engine: &Engine, args: &StaleArgs) -> Result<ExitCode> {
-    let name = args.name.as_deref().map(|n| Name::parse("container", n)).transpose()?;
-    if args.restart {
+pub(super) fn run(
+    engine: &Engine,
+    name: Option<&Name>,
+    restarts: bool,
+    json: bool,
+) -> Result<ExitCode> {
+    if restarts {
         return restart(engine, name);
     }
-    let stale = engine.stale(name.as_ref())?;
-    if args.json {
+    let stale = engine.stale(name)?;
+    if json {
         return ui::json(&stale);
     }
     if stale.is_empty() {
@@ -58,13 +63,10 @@ pub(super) fn run(engine: &Engine, args: &StaleArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn restart(engine: &Engine, name: Option<Name>) -> Result<ExitCode> {
+fn restart(engine: &Engine, name: Option<&Name>) -> Result<ExitCode> {
     let names = match name {
-        Some(name) => vec![name],
-        None => record::all(&engine.layout)?
-            .into_iter()
-            .filter_map(|(name, record)| record.is_ok().then_some(name))
-            .collect(),
+        Some(name) => vec![name.clone()],
+        None => engine.own()?.into_iter().filter_map(|(n, r)| r.is_ok().then_some(n)).collect(),
     };
     Ok(ui::each(&names, |name| restart_in(engine, name)))
 }

@@ -5,6 +5,7 @@ use super::ui;
 use crate::engine::Engine;
 use crate::engine::start::Outcome;
 use crate::error::{Error, Result};
+use crate::request::{Request, Which};
 use crate::store::Name;
 
 /// Start containers; returns when their init runs.
@@ -23,9 +24,15 @@ pub(super) struct StartArgs {
 /// For how long --wait waits. A small old machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-pub(super) fn run(engine: &Engine, args: &StartArgs) -> Result<ExitCode> {
-    let names = ui::names(engine, &args.names, args.all)?;
-    Ok(ui::each(&names, |name| start(engine, name, args.wait)))
+impl StartArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        Ok(Request::Start { which: ui::which(&self.names, self.all)?, wait: self.wait })
+    }
+}
+
+pub(super) fn run(engine: &Engine, which: &Which, wait: bool) -> Result<ExitCode> {
+    let names = ui::chosen(engine, which)?;
+    Ok(ui::each(&names, |name| start(engine, name, wait)))
 }
 
 pub(super) fn start(engine: &Engine, name: &Name, wait: bool) -> Result<()> {

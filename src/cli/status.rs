@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use super::ui;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::request::Request;
 use crate::status::{Detail, duration_words, size_words};
 use crate::store::Name;
 use crate::tree::file::printable;
@@ -17,17 +18,23 @@ pub(super) struct StatusArgs {
     json: bool,
 }
 
-pub(super) fn run(engine: &Engine, args: &StatusArgs) -> Result<ExitCode> {
-    if let Some(name) = &args.name {
-        let detail = engine.detail(&Name::parse("container", name)?)?;
-        if args.json {
+impl StatusArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        Ok(Request::Status { name: ui::name(self.name.as_deref())?, json: self.json })
+    }
+}
+
+pub(super) fn run(engine: &Engine, name: Option<&Name>, json: bool) -> Result<ExitCode> {
+    if let Some(name) = name {
+        let detail = engine.detail(name)?;
+        if json {
             return ui::json(&detail);
         }
         show(&detail);
         return Ok(ExitCode::SUCCESS);
     }
     let details = engine.details()?;
-    if args.json {
+    if json {
         return ui::json(&details);
     }
     for (n, detail) in details.iter().enumerate() {

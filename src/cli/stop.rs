@@ -5,6 +5,7 @@ use super::{start, ui};
 use crate::engine::Engine;
 use crate::engine::stop::Outcome;
 use crate::error::Result;
+use crate::request::{Request, Which};
 use crate::store::Name;
 
 /// Stop containers: ask their init, and kill what is left after the time-out.
@@ -16,7 +17,7 @@ pub(super) struct StopArgs {
     #[arg(long)]
     all: bool,
     /// For how long to wait before killing; 0 kills at once.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=LONGEST))]
     timeout: u64,
 }
 
@@ -30,21 +31,43 @@ pub(super) struct RestartArgs {
     wait: bool,
 }
 
-pub(super) fn run(engine: &Engine, args: &StopArgs) -> Result<ExitCode> {
-    let names = ui::names(engine, &args.names, args.all)?;
-    Ok(ui::each(&names, |name| stop(engine, name, args.timeout)))
+impl StopArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        let which = ui::which(&self.names, self.all)?;
+        Ok(Request::Stop { which, timeout: self.timeout })
+    }
 }
 
-pub(super) fn run_restart(engine: &Engine, args: &RestartArgs) -> Result<ExitCode> {
-    let names = ui::names(engine, &args.stop.names, args.stop.all)?;
+impl RestartArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        let which = ui::which(&self.stop.names, self.stop.all)?;
+        Ok(Request::Restart { which, timeout: self.stop.timeout, wait: self.wait })
+    }
+}
+
+pub(super) fn run(engine: &Engine, which: &Which, timeout: u64) -> Result<ExitCode> {
+    let names = ui::chosen(engine, which)?;
+    Ok(ui::each(&names, |name| stop(engine, name, timeout)))
+}
+
+pub(super) fn run_restart(
+    engine: &Engine,
+    which: &Which,
+    timeout: u64,
+    wait: bool,
+) -> Result<ExitCode> {
+    let names = ui::chosen(engine, which)?;
     Ok(ui::each(&names, |name| {
-        stop(engine, name, args.stop.timeout)?;
-        start::start(engine, name, args.wait)
+        stop(engine, name, timeout)?;
+        start::start(engine, name, wait)
     }))
 }
 
+/// The longest that the command line takes, too.
+const LONGEST: u64 = 3600;
+
 fn stop(engine: &Engine, name: &Name, timeout: u64) -> Result<()> {
-    match engine.stop(name, Duration::from_secs(timeout))? {
+    match engine.stop(name, Duration::from_secs(timeout.min(LONGEST)))? {
         Outcome::Stopped => println!("stopped {name}"),
         Outcome::Killed => println!("killed {name}"),
         Outcome::Already => println!("{name} does not run"),

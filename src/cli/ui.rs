@@ -2,12 +2,15 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::store::{Name, record};
+use crate::request::Which;
+use crate::store::Name;
+use crate::sys::tty::Size;
 
 /// The containers that a verb with NAME… or --all is for.
 pub(super) fn names(engine: &Engine, given: &[String], all: bool) -> Result<Vec<Name>> {
@@ -17,9 +20,42 @@ pub(super) fn names(engine: &Engine, given: &[String], all: bool) -> Result<Vec<
         (true, false) => {
             Err(Error::new(Kind::Usage, "no container is named").hint("give names, or --all"))
         }
-        (true, true) => Ok(record::all(&engine.layout)?.into_iter().map(|(n, _)| n).collect()),
+        (true, true) => Ok(engine.own()?.into_iter().map(|(n, _)| n).collect()),
         (false, false) => given.iter().map(|n| Name::parse("container", n)).collect(),
     }
+}
+
+/// The same, as a request carries it.
+pub(super) fn which(given: &[String], all: bool) -> Result<Which> {
+    let names = given.iter().map(|n| Name::parse("container", n)).collect::<Result<_>>()?;
+    Ok(Which { names, all })
+}
+
+/// The containers that are meant; without a name a member means their only one.
+pub(super) fn chosen(engine: &Engine, which: &Which) -> Result<Vec<Name>> {
+    if which.names.is_empty() && !which.all && engine.caller.member().is_some() {
+        return Ok(vec![engine.container_or_only(None)?]);
+    }
+    let given: Vec<String> = which.names.iter().map(Name::to_string).collect();
+    names(engine, &given, which.all)
+}
+
+/// The name that a verb with an optional one was given.
+pub(super) fn name(given: Option<&str>) -> Result<Option<Name>> {
+    given.map(|n| Name::parse("container", n)).transpose()
+}
+
+/// The screen of somebody whose output this process writes into a pipe, in the broker.
+static SCREEN: OnceLock<Option<Size>> = OnceLock::new();
+
+/// From here on output is for a screen of this size, or for none.
+pub(super) fn set_screen(size: Option<Size>) {
+    let _ = SCREEN.set(size);
+}
+
+/// The size of the screen that output ends on; None if it is none.
+pub(super) fn screen() -> Option<Size> {
+    *SCREEN.get_or_init(|| crate::sys::tty::size(std::io::stdout()))
 }
 
 /// Does `work` for each name; one that fails does not keep the others from it. The exit code
@@ -78,8 +114,7 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<ExitCode> {
 pub(super) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(columns.to_vec());
-    let width = crate::sys::tty::size(std::io::stdout()).map(|s| s.columns);
-    if let Some(width) = width {
+    if let Some(width) = screen().map(|s| s.columns) {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     for column in table.column_iter_mut() {

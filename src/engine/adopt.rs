@@ -21,6 +21,7 @@ use super::stale::Indexes;
 use crate::adopt::{self, Conflict, Delta, Inside, Place, Summary};
 use crate::audit;
 use crate::error::{Context, Error, Kind, Result};
+use crate::request::Verb;
 use crate::runtime::cgroup;
 use crate::runtime::swap::{self, Done, Swap};
 use crate::store::journal::{self, Work};
@@ -176,7 +177,8 @@ impl Engine {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("coloc").env_clear().env("COLOC_ROOT", self.layout.root());
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        for name in [swap::FORCE, journal::KILL_AT] {
+        // The events journal tells who it was, also where a worker writes to it.
+        for name in [swap::FORCE, journal::KILL_AT, "SUDO_USER", "SSH_CONNECTION"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         command.args(["adopt", "--worker", "--to", &to.to_string()]);
@@ -215,6 +217,12 @@ impl Engine {
     }
 
     fn adopt_with(&self, name: &Name, to: u64, deltas: &Deltas) -> Result<Landing> {
+        self.noting(Verb::Adopt, name, &[format!("--to={to}")], || {
+            self.adopt_noted(name, to, deltas)
+        })
+    }
+
+    fn adopt_noted(&self, name: &Name, to: u64, deltas: &Deltas) -> Result<Landing> {
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         // What was interrupted comes first: a plan is made from where the container really is.
         self.finish_adoption(name)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Engine;
 use crate::adopt::{self, Conflict, Take};
 use crate::error::{Error, Kind, Result};
+use crate::request::Verb;
 use crate::store::lock::{self, Subject};
 use crate::store::{Name, Record, atomic};
 
@@ -30,7 +31,7 @@ impl Engine {
 
     /// The files of `name` for which nobody has decided yet: the base's text is beside them.
     pub fn conflicts(&self, name: &Name) -> Result<Vec<Conflict>> {
-        Record::load(&self.layout, name)?;
+        self.permit(Verb::Conflicts, name)?;
         let noted = self.noted_conflicts(name)?;
         Ok(adopt::unresolved(&self.layout.private(name), &noted))
     }
@@ -53,10 +54,24 @@ impl Engine {
     /// Settles a conflict.
     pub fn settle(&self, name: &Name, conflict: &Conflict, take: Take) -> Result<()> {
         let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
-        let record = Record::load(&self.layout, name)?;
-        adopt::resolve(&self.layout.private(name), record.ids.start, conflict, &take)?;
+        let record = self.permit(Verb::Conflicts, name)?;
+        let words = [format!("/{}", conflict.path), format!("--take={}", word(&take))];
+        self.noting(Verb::Conflicts, name, &words, || self.settle_locked(&record, conflict, &take))
+    }
+
+    fn settle_locked(&self, record: &Record, conflict: &Conflict, take: &Take) -> Result<()> {
+        let name = &record.name;
+        adopt::resolve(&self.layout.private(name), record.ids.start, conflict, take)?;
         let mut noted = self.noted_conflicts(name)?;
         noted.retain(|c| c.path != conflict.path);
         atomic::write_json(&self.conflicts_file(name), &noted, 0o600)
+    }
+}
+
+fn word(take: &Take) -> &'static str {
+    match take {
+        Take::Base => "base",
+        Take::Mine => "mine",
+        Take::Text(_) => "edit",
     }
 }

@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::Engine;
+use super::{Engine, owners};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::{InitChoice, Network, Profile};
+use crate::request::Verb;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::record::{Overrides, current_generation};
@@ -32,9 +33,22 @@ pub struct Wish {
     pub overrides: Overrides,
 }
 
+impl Wish {
+    fn words(&self) -> Vec<String> {
+        let base = self.base.iter().map(|b| format!("--base={b}"));
+        let owners = self.owners.iter().map(|o| format!("--owner={o}"));
+        let profile = self.profile.iter().map(|p| format!("--profile={p}"));
+        base.chain(owners).chain(profile).collect()
+    }
+}
+
 impl Engine {
     /// Makes the container `name`.
     pub fn create(&self, name: &Name, wish: &Wish) -> Result<Record> {
+        self.noting(Verb::Create, name, &wish.words(), || self.create_noted(name, wish))
+    }
+
+    fn create_noted(&self, name: &Name, wish: &Wish) -> Result<Record> {
         let base = self.base_or_default(wish.base.as_deref())?;
         let profile = match &wish.profile {
             Some(text) => Name::parse("profile", text)?,
@@ -43,7 +57,7 @@ impl Engine {
         Profile::load(&self.layout, &profile)?.settings(&wish.overrides)?;
         check_words(&wish.overrides)?;
         for owner in &wish.owners {
-            check_owner(owner)?;
+            owners::check(owner)?;
         }
         let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         if self.layout.container(name).exists() {
@@ -115,20 +129,6 @@ fn check_words(overrides: &Overrides) -> Result<()> {
     overrides.init.as_deref().map(InitChoice::parse).transpose()?;
     overrides.network.as_deref().map(Network::parse).transpose()?;
     Ok(())
-}
-
-/// An owner is a user of the host, by a name that an account file can hold.
-fn check_owner(owner: &str) -> Result<()> {
-    let sane = !owner.is_empty()
-        && owner.len() <= 32
-        && !owner.starts_with('-')
-        && owner.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    let known = sane && nix::unistd::User::from_name(owner).ok().flatten().is_some();
-    if known {
-        return Ok(());
-    }
-    Err(Error::new(Kind::NotFound, format!("there is no user {owner:?} on this host"))
-        .hint("an owner is a host user; make one with adduser, or leave --owner away"))
 }
 
 fn check_free(accounts: &Accounts, owner: &str, base: &Name) -> Result<()> {
@@ -271,7 +271,8 @@ impl Room {
     /// The owners' accounts, with their homes.
     fn move_in(&self, owners: &[String], accounts: &mut Accounts) -> Result<()> {
         let shell = if self.has("etc/skel/.bashrc") { "/bin/bash" } else { "/bin/sh" };
-        for owner in owners.iter().filter(|o| *o != "root") {
+        // The members of a group get theirs when they come.
+        for owner in owners.iter().filter(|o| *o != "root" && !o.starts_with('@')) {
             let id = accounts.add_user(owner, shell);
             for group in ["sudo", "adm", "systemd-journal"] {
                 if accounts.has_group(group) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
+use crate::request::Verb;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::running::State;
@@ -15,6 +16,11 @@ impl Engine {
     /// read, only with `force`.
     pub fn delete(&self, name: &Name, force: bool) -> Result<()> {
         self.check_delete(name, force)?;
+        let args: Vec<String> = force.then(|| "--force".into()).into_iter().collect();
+        self.noting(Verb::Delete, name, &args, || self.delete_noted(name, force))
+    }
+
+    fn delete_noted(&self, name: &Name, force: bool) -> Result<()> {
         if State::alive(&self.layout, name).is_some() || (force && self.orphans(name).is_some()) {
             self.stop_any(name, Duration::from_secs(10))?;
         }

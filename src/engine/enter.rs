@@ -6,32 +6,18 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::error::{Error, Kind, Result};
+use crate::request::{Caller, Enter, Verb};
 use crate::runtime::cgroup;
 use crate::runtime::enter::{self, Program};
+use crate::runtime::near::Near;
 use crate::runtime::plan::Step;
 use crate::runtime::relay::gone_within;
 use crate::store::running::State;
 use crate::store::{Name, Record};
 use crate::sys::path::open_dir;
 use crate::sys::process::End;
-use crate::sys::tty::{self, Size};
 use crate::tree::accounts::{self, User};
 use crate::tree::file;
-
-/// What is asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    /// `--user`: a name, or a number with or without `:group`.
-    pub user: Option<String>,
-    /// The program and its arguments; empty for a login shell.
-    pub command: Vec<String>,
-    /// `--env`, each `KEY=value`.
-    pub env: Vec<String>,
-    /// `--cwd`.
-    pub cwd: Option<String>,
-    /// Whether it is a login session, as `shell` is.
-    pub login: bool,
-}
 
 /// An account file of a member's that is larger than this is not one.
 const ACCOUNT_LIMIT: u64 = 8 << 20;
@@ -44,30 +30,56 @@ struct Account {
 }
 
 impl Engine {
-    /// Runs what `request` says in `name`, with a terminal if ours are both one.
-    pub fn enter(&self, name: &Name, request: &Request) -> Result<End> {
-        let record = Record::load(&self.layout, name)?;
-        let (state, init) = self.running(name)?;
-        let terminal =
-            match tty::is_terminal(std::io::stdin()) && tty::is_terminal(std::io::stdout()) {
-                true => Some(tty::size(std::io::stdin()).unwrap_or(Size { rows: 24, columns: 80 })),
-                false => None,
-            };
+    /// Runs what `request` says in `name`, in a login session for `shell`; with a terminal
+    /// inside if `near` is on one.
+    pub fn enter(&self, verb: Verb, name: &Name, request: &Enter, near: Near) -> Result<End> {
+        self.permit(verb, name)?;
+        let noted = self.note(verb, name, &request.words())?;
+        let result = self.enter_noted(verb, name, request, near);
+        noted.end(result.as_ref().map(|end| end.shell_code()));
+        result
+    }
+
+    fn enter_noted(&self, verb: Verb, name: &Name, request: &Enter, near: Near) -> Result<End> {
+        let (record, state, init) = self.running_for(verb, name)?;
         let account = self.account(&record, request.user.as_deref())?;
-        let program = match request.login {
-            true => self.login(&record, &account, request)?,
-            false => self.program(&record, &account, request)?,
+        let program = match verb {
+            Verb::Shell => self.login(&record, &account, request)?,
+            _ => self.program(&record, &account, request)?,
         };
-        enter::run(&state, &init, &program, terminal)
+        let told = verb == Verb::Shell && request.command.is_empty() && near.terminal.is_some();
+        let notes = match self.caller.member() {
+            Some(who) if told => self.notes(&record, who),
+            _ => Vec::new(),
+        };
+        let first: String =
+            notes.iter().map(|n| format!("coloc: {}\r\n", file::printable(n))).collect();
+        enter::run(&state, &init, &program, near, first.as_bytes())
             .map_err(|e| e.context(format!("cannot enter {name}")))
     }
 
-    /// Attaches our terminal to the console of `name`; true when the caller left it.
-    pub fn console(&self, name: &Name) -> Result<bool> {
-        Record::load(&self.layout, name)?;
-        self.running(name)?;
-        crate::runtime::console::attach(&self.layout.run_of(name))
-            .map_err(|e| e.context(format!("cannot attach to {name}")))
+    /// Attaches `near` to the console of `name`.
+    pub fn console(&self, name: &Name, near: Near) -> Result<()> {
+        self.permit(Verb::Console, name)?;
+        self.noting(Verb::Console, name, &[], || {
+            self.running_for(Verb::Console, name)?;
+            crate::runtime::console::attach(&self.layout.run_of(name), near, name.as_str())
+                .map_err(|e| e.context(format!("cannot attach to {name}")))
+        })
+    }
+
+    /// The record and the state of a container that runs, and that the caller may do `verb` to.
+    fn running_for(&self, verb: Verb, name: &Name) -> Result<(Record, State, OwnedFd)> {
+        let before = self.permit(verb, name)?;
+        let (state, init) = self.running(name)?;
+        // Between the two it may have been deleted and made anew for somebody else. No two
+        // containers have one machine-id, so if it is the same, what runs is its.
+        let record = self.permit(verb, name)?;
+        if record.machine_id != before.machine_id {
+            return Err(Error::new(Kind::State, format!("{name} was made anew meanwhile"))
+                .hint("try again"));
+        }
+        Ok((record, state, init))
     }
 
     /// The state of a container that runs and is not frozen.
@@ -83,9 +95,36 @@ impl Engine {
         Ok((state, init))
     }
 
-    /// Who it is to be: who was asked for, else the first owner, else root. The account files
-    /// are the container's word, which can only hurt itself.
+    /// Who it is to be: who was asked for; else a member's own account, which is made if it is
+    /// not there yet, and for the admin the first owner's, else root's.
     fn account(&self, record: &Record, asked: Option<&str>) -> Result<Account> {
+        match (asked, &self.caller) {
+            (None, Caller::Member(member)) => {
+                let found = self.find_account(record, Some(&member.name));
+                if found.as_ref().is_err_and(|e| e.kind() == Kind::NotFound) {
+                    self.make_account(&record.name, &member.name);
+                    return self.find_account(record, Some(&member.name)).map_err(|e| {
+                        e.hint(format!("come in as root: coloc shell {} --user root", record.name))
+                    });
+                }
+                found
+            }
+            _ => self.find_account(record, asked),
+        }
+    }
+
+    /// Makes an account inside for somebody who owns the container and was not there when it
+    /// was made. The container's own program does it, in there: at worst it makes none.
+    fn make_account(&self, name: &Name, who: &str) {
+        let limit = Duration::from_secs(20);
+        let add = ["useradd", "--create-home", "--shell", "/bin/bash", "--groups", "sudo", who];
+        let plain = ["adduser", "-D", who];
+        let _ = self.run_quietly(name, &add, limit) || self.run_quietly(name, &plain, limit);
+    }
+
+    /// Looks an account up. The account files are the container's word, which can only hurt
+    /// itself.
+    fn find_account(&self, record: &Record, asked: Option<&str>) -> Result<Account> {
         let tree = open_dir(self.layout.private(&record.name))?;
         let read = |path| -> Result<String> {
             Ok(String::from_utf8_lossy(&file::read(&tree, path, ACCOUNT_LIMIT)?).into_owned())
@@ -132,7 +171,7 @@ impl Engine {
     }
 
     /// The environment of whatever enters: of the caller's only what a terminal needs.
-    fn environment(account: &User, asked: &[String]) -> Result<Vec<String>> {
+    fn environment(account: &User, request: &Enter) -> Result<Vec<String>> {
         let mut env = vec![
             PATH.to_string(),
             format!("HOME={}", account.home),
@@ -141,11 +180,11 @@ impl Engine {
             format!("SHELL={}", account.shell),
             "container=coloc".to_string(),
         ];
-        for key in ["TERM", "LANG"] {
-            let value = std::env::var(key).ok().filter(|v| v.len() < 256 && !v.contains('\0'));
+        for (key, value) in [("TERM", &request.term), ("LANG", &request.lang)] {
+            let value = value.as_ref().filter(|v| v.len() < 256 && !v.contains('\0'));
             env.extend(value.map(|v| format!("{key}={v}")));
         }
-        for pair in asked {
+        for pair in &request.env {
             let Some((key, _)) = pair.split_once('=').filter(|(k, _)| !k.is_empty()) else {
                 return Err(Error::new(Kind::Usage, format!("{pair:?} is no KEY=value"))
                     .hint("for example: --env EDITOR=nano"));
@@ -156,7 +195,7 @@ impl Engine {
         Ok(env)
     }
 
-    fn program(&self, record: &Record, account: &Account, request: &Request) -> Result<Program> {
+    fn program(&self, record: &Record, account: &Account, request: &Enter) -> Result<Program> {
         let user = &account.user;
         Ok(Program {
             path: request.command.first().cloned().unwrap_or_else(|| user.shell.clone()),
@@ -164,7 +203,7 @@ impl Engine {
                 true => vec![login_name(&user.shell)],
                 false => request.command.clone(),
             },
-            env: Self::environment(user, &request.env)?,
+            env: Self::environment(user, request)?,
             uid: user.uid,
             gid: user.gid,
             groups: account.groups.clone(),
@@ -180,7 +219,7 @@ impl Engine {
 
     /// A login session by the container's own su(1), which asks its PAM; where the base has
     /// none, the login shell itself.
-    fn login(&self, record: &Record, account: &Account, request: &Request) -> Result<Program> {
+    fn login(&self, record: &Record, account: &Account, request: &Enter) -> Result<Program> {
         let mut program = self.program(record, account, request)?;
         let user = &account.user;
         let base = self.layout.generation(&record.base, record.generation).join("tree");

@@ -6,6 +6,7 @@ use super::Engine;
 use super::supervise::init_word;
 use crate::audit::Stale;
 use crate::error::Result;
+use crate::request::Verb;
 use crate::runtime::cgroup;
 use crate::status::{Condition, Detail, Row, seconds_since};
 use crate::store::running::State;
@@ -20,7 +21,7 @@ fn processes<'a>(stale: impl Iterator<Item = &'a Stale>) -> usize {
 impl Engine {
     /// A row for every container, by name.
     pub fn rows(&self) -> Result<Vec<Row>> {
-        let all = record::all(&self.layout)?;
+        let all = self.own()?;
         // A manifest that cannot be read must not keep the list from being shown.
         let stale = self.stale(None).unwrap_or_default();
         let count = |name: &Name| processes(stale.iter().filter(|s| s.container == name.as_str()));
@@ -29,13 +30,16 @@ impl Engine {
 
     /// Everything about every container.
     pub fn details(&self) -> Result<Vec<Detail>> {
-        let all = record::all(&self.layout)?;
+        let all = self.own()?;
         Ok(all.iter().map(|(name, record)| self.detail_of(name, record)).collect())
     }
 
     /// Everything about `name`.
     pub fn detail(&self, name: &Name) -> Result<Detail> {
-        Ok(self.detail_of(name, &Ok(Record::load(&self.layout, name)?)))
+        let detail = self.detail_of(name, &Ok(self.permit(Verb::Status, name)?));
+        // Meanwhile it may have become somebody else's.
+        self.permit(Verb::Status, name)?;
+        Ok(detail)
     }
 
     fn row(&self, name: &Name, record: &Result<Record>, stale: usize) -> Row {

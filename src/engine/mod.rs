@@ -6,8 +6,11 @@ pub mod conflicts;
 pub mod create;
 pub mod delete;
 pub mod enter;
+pub mod events;
 pub mod init;
 pub mod inspect;
+mod notes;
+pub mod owners;
 pub mod prune;
 mod recover;
 pub mod report;
@@ -20,6 +23,7 @@ pub mod unit;
 pub mod update;
 
 use crate::error::{Error, Kind, Result};
+use crate::request::{Caller, Member, Verb, policy};
 use crate::store::{Config, Layout, Name, Record, record};
 
 /// A store that was set up, with its settings.
@@ -29,6 +33,8 @@ pub struct Engine {
     pub layout: Layout,
     /// The admin's settings.
     pub config: Config,
+    /// Who asks.
+    pub caller: Caller,
 }
 
 /// Only root changes or reads the store.
@@ -36,7 +42,7 @@ pub fn require_root(what: &str) -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::new(Kind::Denied, format!("only root can {what}")).hint("run it with sudo"))
+    Err(policy::admins_only(what))
 }
 
 impl Engine {
@@ -44,7 +50,33 @@ impl Engine {
     pub fn open(layout: Layout, what: &str) -> Result<Self> {
         require_root(what)?;
         let config = Config::load(&layout)?;
-        Ok(Self { layout, config })
+        Ok(Self { layout, config, caller: Caller::Admin })
+    }
+
+    /// Opens the store for a member, in the broker; with `change` what an interrupted command
+    /// left is finished or undone.
+    pub fn open_for(layout: Layout, member: Member, change: bool) -> Result<Self> {
+        let engine = Self::open(layout, "act for members")?;
+        if change {
+            engine.recover();
+        }
+        Ok(Self { caller: Caller::Member(member), ..engine })
+    }
+
+    /// The record of `name`, if the caller may do `verb` to it. Whoever acts on what it says
+    /// asks again once nobody can put another container in its place.
+    pub fn permit(&self, verb: Verb, name: &Name) -> Result<Record> {
+        let record = Record::load(&self.layout, name);
+        Ok(policy::decide(&self.caller, verb, name, record)?.into_record())
+    }
+
+    /// Every container that is the caller's, with its record or why that cannot be read.
+    pub fn own(&self) -> Result<Vec<(Name, Result<Record>)>> {
+        let mut all = record::all(&self.layout)?;
+        if let Caller::Member(member) = &self.caller {
+            all.retain(|(_, r)| r.as_ref().is_ok_and(|r| member.is_among(&r.owners)));
+        }
+        Ok(all)
     }
 
     /// Opens the store to change it: what an interrupted command left is finished or undone.
@@ -71,17 +103,26 @@ impl Engine {
         }
     }
 
-    /// The container that a command without a name means: the only one.
-    pub fn container_or_only(&self, asked: Option<&str>) -> Result<Name> {
-        if let Some(text) = asked {
-            return Name::parse("container", text);
+    /// The container that a command without a name means: the caller's only one.
+    pub fn container_or_only(&self, asked: Option<&Name>) -> Result<Name> {
+        if let Some(name) = asked {
+            return Ok(name.clone());
         }
-        let all: Vec<Name> = record::all(&self.layout)?.into_iter().map(|(n, _)| n).collect();
-        match all.as_slice() {
-            [only] => Ok(only.clone()),
-            [] => Err(Error::new(Kind::NotFound, "there is no container yet")
+        let own: Vec<Name> = self.own()?.into_iter().map(|(name, _)| name).collect();
+        match (own.as_slice(), self.caller.member()) {
+            ([only], _) => Ok(only.clone()),
+            ([], None) => Err(Error::new(Kind::NotFound, "there is no container yet")
                 .hint("make one: coloc create NAME --owner USER")),
-            many => Err(Error::new(Kind::Usage, "there are several containers")
+            ([], Some(name)) => {
+                Err(Error::new(Kind::NotFound, format!("{name} has no container on this host"))
+                    .hint(match &self.config.contact {
+                        Some(contact) => format!("ask for one: {contact}"),
+                        None => "ask the host's admin for one".into(),
+                    }))
+            }
+            (many, None) => Err(Error::new(Kind::Usage, "there are several containers")
+                .hint(format!("say which: {}", join(many, ", ")))),
+            (many, Some(_)) => Err(Error::new(Kind::Usage, "you have several containers")
                 .hint(format!("say which: {}", join(many, ", ")))),
         }
     }

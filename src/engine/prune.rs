@@ -6,6 +6,7 @@ use super::Engine;
 use crate::audit::{self, Index};
 use crate::base::prune::{freed, prunable};
 use crate::error::{Context, Result};
+use crate::request::Verb;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::record::{current_generation, generations};
@@ -32,6 +33,13 @@ impl Engine {
     /// Removes the generations of `base` that are neither among the last three nor in use.
     pub fn prune_base(&self, base: &Name, dry_run: bool) -> Result<Pruned> {
         BaseRecord::load(&self.layout, base)?;
+        if dry_run {
+            return self.prune_locked(base, true);
+        }
+        self.noting(Verb::BasePrune, base, &[], || self.prune_locked(base, false))
+    }
+
+    fn prune_locked(&self, base: &Name, dry_run: bool) -> Result<Pruned> {
         let _lock = lock::exclusive(&self.layout, &Subject::Base(base.clone()))?;
         let all = generations(&self.layout, base)?;
         let current = current_generation(&self.layout, base)?;

@@ -1,15 +1,18 @@
 //! `coloc set`: settings of a container that an admin may change at any time.
 
-use super::Engine;
+use super::{Engine, owners};
 use crate::error::{Error, Kind, Result};
+use crate::request::Verb;
 use crate::store::lock::{self, Subject};
 use crate::store::{Name, Record};
 
 /// One `KEY=VALUE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setting {
     /// `hold`: whether the container stays at its generation.
     Hold(bool),
+    /// `owners`: the host users, and `@` groups of them, that the container belongs to.
+    Owners(Vec<String>),
 }
 
 impl Setting {
@@ -26,7 +29,16 @@ impl Setting {
             ("hold", _) => {
                 Err(usage(format!("hold cannot be {value:?}")).hint("it is true or false"))
             }
-            _ => Err(usage(format!("there is no setting {key:?}")).hint("there is: hold")),
+            ("owners", _) => Ok(Self::Owners(owners::parse(value)?)),
+            _ => Err(usage(format!("there is no setting {key:?}")).hint("there are: hold, owners")),
+        }
+    }
+
+    /// As it is given.
+    fn words(&self) -> String {
+        match self {
+            Self::Hold(hold) => format!("hold={hold}"),
+            Self::Owners(owners) => format!("owners={}", owners.join(",")),
         }
     }
 }
@@ -35,14 +47,18 @@ impl Engine {
     /// Changes settings of `name`, all of them or none.
     pub fn set(&self, name: &Name, settings: &[Setting]) -> Result<Record> {
         let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
-        let mut record = Record::load(&self.layout, name)?;
-        for setting in settings {
-            match setting {
-                Setting::Hold(hold) => record.hold = *hold,
+        let mut record = self.permit(Verb::Set, name)?;
+        let words: Vec<String> = settings.iter().map(Setting::words).collect();
+        self.noting(Verb::Set, name, &words, || {
+            for setting in settings {
+                match setting {
+                    Setting::Hold(hold) => record.hold = *hold,
+                    Setting::Owners(owners) => record.owners = owners.clone(),
+                }
             }
-        }
-        record.save_in(&self.layout.container(name))?;
-        Ok(record)
+            record.save_in(&self.layout.container(name))?;
+            Ok(record)
+        })
     }
 }
 

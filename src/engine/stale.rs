@@ -8,10 +8,11 @@ use super::Engine;
 use crate::audit::{self, Index, Left, Stale, Target};
 use crate::base::publish;
 use crate::error::Result;
+use crate::request::Verb;
 use crate::runtime::cgroup;
 use crate::store::record::generations;
 use crate::store::running::State;
-use crate::store::{Name, Record, record};
+use crate::store::{Name, Record};
 
 /// For how long a restart inside may take.
 const RESTART_LIMIT: Duration = Duration::from_secs(180);
@@ -56,8 +57,8 @@ impl Engine {
         let mut indexes = Indexes::default();
         let mut found = Vec::new();
         let records: Vec<Record> = match name {
-            Some(name) => vec![Record::load(&self.layout, name)?],
-            None => record::all(&self.layout)?.into_iter().filter_map(|(_, r)| r.ok()).collect(),
+            Some(name) => vec![self.permit(Verb::Stale, name)?],
+            None => self.own()?.into_iter().filter_map(|(_, r)| r.ok()).collect(),
         };
         for record in &records {
             found.extend(self.stale_in(record, &mut indexes)?);
@@ -86,7 +87,10 @@ impl Engine {
     /// Restarts in `name` what runs old code and can be restarted without harm to a person's
     /// session; says what is left.
     pub fn restart_stale(&self, name: &Name) -> Result<After> {
-        self.look_for_stale(name, true, &mut Indexes::default())
+        self.permit(Verb::Stale, name)?;
+        self.noting(Verb::Stale, name, &["--restart".into()], || {
+            self.look_for_stale(name, true, &mut Indexes::default())
+        })
     }
 
     /// What is stale in `name`, after its restart where that is asked for.

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::supervise::FAILED;
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
+use crate::request::Verb;
 use crate::runtime::monitor::BOOTED;
 use crate::runtime::{InitKind, cgroup};
 use crate::store::running::State;
-use crate::store::{Name, Record, atomic};
+use crate::store::{Name, atomic};
 
 /// What a start came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,11 @@ pub enum Outcome {
 impl Engine {
     /// Starts `name`; returns when its init runs.
     pub fn start(&self, name: &Name) -> Result<Outcome> {
-        Record::load(&self.layout, name)?;
+        self.permit(Verb::Start, name)?;
+        self.noting(Verb::Start, name, &[], || self.start_noted(name))
+    }
+
+    fn start_noted(&self, name: &Name) -> Result<Outcome> {
         let mut outcome = Outcome::Started;
         if let Some((state, _)) = State::alive(&self.layout, name) {
             if state.supervisor.open().is_some() {

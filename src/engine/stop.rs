@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::{Engine, unit};
 use crate::error::{Error, Kind, Result};
+use crate::request::Verb;
 use crate::runtime::relay::gone_within;
 use crate::runtime::{InitKind, cgroup};
+use crate::store::Name;
 use crate::store::lock::{self, Subject};
 use crate::store::running::State;
-use crate::store::{Name, Record};
 use crate::sys::process;
 
 /// What a stop came to.
@@ -26,12 +27,26 @@ pub enum Outcome {
 impl Engine {
     /// Stops `name`: asks its init, and kills everything in it after `timeout`.
     pub fn stop(&self, name: &Name, timeout: Duration) -> Result<Outcome> {
-        Record::load(&self.layout, name)?;
-        self.stop_any(name, timeout)
+        self.permit(Verb::Stop, name)?;
+        let args = [format!("--timeout={}", timeout.as_secs())];
+        self.noting(Verb::Stop, name, &args, || {
+            self.stop_under(name, timeout, || self.permit(Verb::Stop, name).map(drop))
+        })
     }
 
     /// [`stop`](Self::stop) for a container whose record may be damaged.
     pub(super) fn stop_any(&self, name: &Name, timeout: Duration) -> Result<Outcome> {
+        self.stop_under(name, timeout, || Ok(()))
+    }
+
+    /// Takes the lock, makes sure by `check` that the container is still the one that was meant,
+    /// and stops it.
+    fn stop_under(
+        &self,
+        name: &Name,
+        timeout: Duration,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<Outcome> {
         // An init whose console hangs up waits a second for it with each line that it wants to
         // write there, and would not get done in time.
         if timeout > Duration::ZERO
@@ -40,6 +55,7 @@ impl Engine {
             let _ = self.spawn(name);
         }
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        check()?;
         let (outcome, supervisor) = self.stop_locked(name, timeout)?;
         drop(lock);
         // It had to wait for the lock to see that there is nothing left to do.
@@ -92,7 +108,12 @@ impl Engine {
 
     /// Stops every process of a container, or lets them go on; false if it was so already.
     pub fn freeze(&self, name: &Name, freeze: bool) -> Result<bool> {
-        Record::load(&self.layout, name)?;
+        let verb = if freeze { Verb::Freeze } else { Verb::Thaw };
+        self.permit(verb, name)?;
+        self.noting(verb, name, &[], || self.freeze_noted(name, freeze))
+    }
+
+    fn freeze_noted(&self, name: &Name, freeze: bool) -> Result<bool> {
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         let Some((state, _)) = State::alive(&self.layout, name) else {
             return Err(Error::new(Kind::State, format!("{name} does not run"))

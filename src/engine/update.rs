@@ -14,6 +14,7 @@ use crate::base::Taken;
 use crate::base::diff::{self, PackageChange};
 use crate::base::transaction::{self, Change, Job, Outcome, Ready};
 use crate::error::{Context, Error, Kind, Result};
+use crate::request::Verb;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::record::{current_generation, generations};
@@ -40,6 +41,22 @@ pub struct Order {
     pub dry_run: bool,
 }
 
+impl Order {
+    /// The verb and its words for the events journal.
+    fn noted(&self) -> (Verb, Vec<String>) {
+        let (verb, mut words) = match &self.change {
+            Change::Upgrade => (Verb::BaseUpdate, Vec::new()),
+            Change::Install(packages) => (Verb::BaseInstall, packages.clone()),
+            Change::Remove(packages) => (Verb::BaseRemove, packages.clone()),
+            Change::Shell(command) => (Verb::BaseShell, command.clone()),
+        };
+        if self.dry_run {
+            words.insert(0, "--dry-run".into());
+        }
+        (verb, words)
+    }
+}
+
 /// The two that a change is told by while it runs.
 pub struct Ui<'a> {
     /// Asked before a change made by hand is published.
@@ -51,6 +68,12 @@ pub struct Ui<'a> {
 impl Engine {
     /// Changes `base` by `order` and brings it to its containers.
     pub fn change_base(&self, base: &Name, order: &Order, ui: &mut Ui<'_>) -> Result<Report> {
+        let (verb, words) = order.noted();
+        BaseRecord::load(&self.layout, base)?;
+        self.noting(verb, base, &words, || self.change_noted(base, order, ui))
+    }
+
+    fn change_noted(&self, base: &Name, order: &Order, ui: &mut Ui<'_>) -> Result<Report> {
         let begun = Instant::now();
         let _lock = self.transaction(base)?;
         let from = current_generation(&self.layout, base)?;
@@ -89,6 +112,18 @@ impl Engine {
 
     /// Makes generation `to`, by default the one before the current, current again.
     pub fn rollback_base(
+        &self,
+        base: &Name,
+        to: Option<u64>,
+        restart: bool,
+        ui: &Ui<'_>,
+    ) -> Result<Report> {
+        BaseRecord::load(&self.layout, base)?;
+        let words: Vec<String> = to.iter().map(|n| format!("--to={n}")).collect();
+        self.noting(Verb::BaseRollback, base, &words, || self.rollback_noted(base, to, restart, ui))
+    }
+
+    fn rollback_noted(
         &self,
         base: &Name,
         to: Option<u64>,

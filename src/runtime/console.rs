@@ -1,7 +1,6 @@
 //! `coloc console`: the caller's terminal on the container's console; and a new console for a
 //! container whose supervisor took the old one with it.
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,50 +10,66 @@ use rustix::mount::UnmountFlags;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::monitor::socket_path;
+use super::near::{Event, Events, Near};
 use super::relay;
 use crate::error::{Error, Kind, Result};
 use crate::sys::path::{Links, open_dir, open_in};
-use crate::sys::tty::Pty;
-use crate::sys::{Named, clone, fdpass, mount, process, tty};
+use crate::sys::tty::{self, Pty, Size};
+use crate::sys::{Named, clone, fdpass, mount, process};
 
 /// The key that leaves the console when it is typed three times: `^]`.
 const LEAVE: u8 = 0x1d;
 
-/// Talks until the caller leaves or the container ends; true when the caller left.
-pub fn attach(run: &Path) -> Result<bool> {
+/// Talks until the caller leaves or the container ends, and tells them which.
+pub fn attach(run: &Path, near: Near, name: &str) -> Result<()> {
     let socket = connect(run)?;
-    // Before the terminal is raw: each of these must give it back.
-    let ends = [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
-    let signals = process::signal_fd(&[&ends[..], &[libc::SIGWINCH]].concat())?;
-    let _raw = tty::is_terminal(std::io::stdin())
-        .then(|| tty::RawMode::set(std::io::stdin()))
-        .transpose()?;
-    tell_size(&socket);
+    let raw = tty::is_terminal(&near.streams[0]) && near.is_local();
+    let size = near.terminal;
+    let ([input, output, errors], mut events) = near.attach(raw)?;
+    let say = |text: &str| {
+        let _ = rustix::io::write(&errors, format!("coloc: {text}\r\n").as_bytes());
+    };
+    say(&format!("on the console of {name}; leave with ^] three times"));
+    if let Some(size) = size {
+        tell_size(&socket, size);
+    }
+    let left = talk(&socket, input, &output, &mut events);
+    drop(events);
+    say(if left { "left the console" } else { "the console is gone" });
+    Ok(())
+}
+
+/// True when the caller left, false when the console is gone.
+fn talk(socket: &OwnedFd, input: OwnedFd, output: &OwnedFd, events: &mut Events) -> bool {
     let mut typed = 0;
-    let mut input = Some(std::io::stdin());
+    let mut input = Some(input);
     loop {
-        let (from_socket, from_signal, from_input) = wait_for(&socket, &signals, input.as_ref());
+        let (from_socket, from_events, from_input) = wait_for(socket, events, input.as_ref());
         if from_socket {
             let mut buffer = [0; 4096];
-            let n = rustix::io::read(&socket, &mut buffer).unwrap_or(0);
+            let n = rustix::io::read(socket, &mut buffer).unwrap_or(0);
             if n == 0 {
-                return Ok(false);
+                return false;
             }
-            let mut out = std::io::stdout();
-            out.write_all(&buffer[..n])?;
-            out.flush()?;
+            let mut rest = &buffer[..n];
+            while !rest.is_empty() {
+                match rustix::io::write(output, rest) {
+                    Ok(n) => rest = &rest[n..],
+                    Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                    Err(_) => return true,
+                }
+            }
         }
-        if from_signal {
-            match process::next_signal(&signals) {
-                Some(libc::SIGWINCH) => tell_size(&socket),
-                Some(_) => return Ok(true),
+        if from_events {
+            match events.take() {
+                Some(Event::Size(size)) => tell_size(socket, size),
+                Some(_) => return true,
                 None => {}
             }
         }
-        if from_input {
+        if let (true, Some(fd)) = (from_input, &input) {
             let mut keys = [0; 1024];
-            // Not by std's buffer, in which keys would wait unseen by poll.
-            let n = rustix::io::read(std::io::stdin(), &mut keys).unwrap_or(0);
+            let n = rustix::io::read(fd, &mut keys).unwrap_or(0);
             if n == 0 {
                 input = None;
                 continue;
@@ -62,20 +77,19 @@ pub fn attach(run: &Path) -> Result<bool> {
             for key in &keys[..n] {
                 typed = if *key == LEAVE { typed + 1 } else { 0 };
                 if typed == 3 {
-                    return Ok(true);
+                    return true;
                 }
             }
-            send(&socket, b'd', &keys[..n]);
+            send(socket, b'd', &keys[..n]);
         }
     }
 }
 
-fn wait_for(
-    socket: &OwnedFd,
-    signals: &OwnedFd,
-    input: Option<&std::io::Stdin>,
-) -> (bool, bool, bool) {
-    let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+fn wait_for(socket: &OwnedFd, events: &Events, input: Option<&OwnedFd>) -> (bool, bool, bool) {
+    let mut fds = vec![
+        PollFd::new(socket, PollFlags::IN),
+        PollFd::from_borrowed_fd(events.source(), PollFlags::IN),
+    ];
     if let Some(input) = input {
         fds.push(PollFd::new(input, PollFlags::IN));
     }
@@ -108,12 +122,10 @@ fn send(socket: &OwnedFd, kind: u8, bytes: &[u8]) {
     let _ = rustix::net::send(socket.as_fd(), &message, SendFlags::NOSIGNAL);
 }
 
-fn tell_size(socket: &OwnedFd) {
-    if let Some(size) = tty::size(std::io::stdin()) {
-        let [r1, r2] = size.rows.to_le_bytes();
-        let [c1, c2] = size.columns.to_le_bytes();
-        send(socket, b'w', &[r1, r2, c1, c2]);
-    }
+fn tell_size(socket: &OwnedFd, size: Size) {
+    let [r1, r2] = size.rows.to_le_bytes();
+    let [c1, c2] = size.columns.to_le_bytes();
+    send(socket, b'w', &[r1, r2, c1, c2]);
 }
 
 /// Root inside can put a file system in the helper's way that never answers.

@@ -19,6 +19,7 @@ use rustix::fs::Mode;
 
 use super::cgroup;
 use super::child::{bound, c_strings};
+use super::near::Near;
 use super::relay::{self, Line};
 use crate::error::{Context, Error, Result};
 use crate::store::running::State;
@@ -61,14 +62,26 @@ pub const OWN_FAILURE: i32 = 125;
 /// For how long the helper may take. Root inside can freeze the cgroup that it is born in.
 const HELPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Runs `program` in the container of `state`, whose init `init` refers to, with a pty of size
-/// `terminal`, or with pipes; relays its streams to ours until it ends.
+/// Runs `program` in the container of `state`, whose init `init` refers to, with a pty if `near`
+/// is on a terminal, or with pipes; relays until it ends. `first` is shown before what it says.
 pub fn run(
     state: &State,
     init: &OwnedFd,
     program: &Program,
-    terminal: Option<Size>,
+    near: Near,
+    first: &[u8],
 ) -> Result<End> {
+    let (line, pidfd) = start(state, init, program, near.terminal)?;
+    relay::run(line, &pidfd, near, first)
+}
+
+/// Starts `program`, and gives what is between us and it.
+fn start(
+    state: &State,
+    init: &OwnedFd,
+    program: &Program,
+    terminal: Option<Size>,
+) -> Result<(Line, OwnedFd)> {
     let entrance = cgroup::entrance(&state.cgroup)?;
     let v1: Vec<_> = state.cgroups.iter().filter(|d| !d.starts_with(unified(state))).collect();
     let mut v1 = Some(cgroup::Doors::open(v1)?);
@@ -110,7 +123,7 @@ pub fn run(
         (None, Some(near)) => Line::Pipes(near),
         (None, None) => return Err(Error::failed("the helper handed over no terminal")),
     };
-    relay::run(line, &pidfd)
+    Ok((line, pidfd))
 }
 
 /// The v2 mount: what of `state.cgroups` lies there is the payload's own and its parents'.

@@ -9,6 +9,7 @@ pub mod enter;
 pub mod init;
 pub mod locked;
 pub mod monitor;
+pub mod near;
 pub mod parent;
 pub mod plan;
 pub mod protocol;

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::near::{Event, Events, Near};
 use crate::error::Result;
 use crate::sys::process::{self, End};
 use crate::sys::{Named, tty};
@@ -30,19 +31,21 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// One direction: what was read and is not written yet is all it holds. It owns its ends, so
 /// that the program sees the end of its input the moment that ours is over.
-struct Flow {
+#[derive(Debug)]
+pub struct Flow {
     from: Option<OwnedFd>,
     to: Option<OwnedFd>,
     pending: Vec<u8>,
 }
 
 impl Flow {
-    fn new(from: OwnedFd, to: OwnedFd) -> Self {
+    /// From one end to the other.
+    pub fn new(from: OwnedFd, to: OwnedFd) -> Self {
         Self { from: Some(from), to: Some(to), pending: Vec::new() }
     }
 
     /// What it waits for: something to read, or room to write what it has.
-    fn wants(&self) -> Option<PollFd<'_>> {
+    pub fn wants(&self) -> Option<PollFd<'_>> {
         if !self.pending.is_empty() {
             return self.to.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT));
         }
@@ -50,7 +53,7 @@ impl Flow {
     }
 
     /// One read, or one write. Either end that is over ends the flow.
-    fn advance(&mut self) {
+    pub fn advance(&mut self) {
         if self.pending.is_empty() {
             let mut buffer = [0; CHUNK];
             match self.from.as_ref().map(|fd| rustix::io::read(fd, &mut buffer)) {
@@ -74,16 +77,16 @@ impl Flow {
 
     /// After the end of the program: passes on what is there already, and waits for no more;
     /// a signal to us ends it, as whoever reads our output may have stopped doing so.
-    fn finish(&mut self, signals: &OwnedFd) {
+    fn finish(&mut self, events: &mut Events) {
         let mut left = LAST_BYTES;
         while left > 0 || !self.pending.is_empty() {
             let reading = self.pending.is_empty();
             let Some(fd) = self.wants() else { return };
-            let mut fds = [fd, PollFd::new(signals, PollFlags::IN)];
+            let mut fds = [fd, PollFd::from_borrowed_fd(events.source(), PollFlags::IN)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             let ready = poll(&mut fds, reading.then_some(&now)).unwrap_or(0);
-            let [own, signal] = fds.map(|fd| !fd.revents().is_empty());
-            if signal && process::next_signal(signals).is_some_and(ends_us) {
+            let [own, event] = fds.map(|fd| !fd.revents().is_empty());
+            if event && matches!(events.take(), Some(Event::Signal(_) | Event::Gone)) {
                 return;
             }
             if own {
@@ -98,30 +101,21 @@ impl Flow {
     }
 }
 
-/// Whether a signal asks us to end, as SIGWINCH and SIGPIPE do not.
-fn ends_us(signal: i32) -> bool {
-    signal != libc::SIGWINCH && signal != libc::SIGPIPE
-}
-
-fn copy_of(fd: impl AsFd) -> Result<OwnedFd> {
-    Ok(fd.as_fd().try_clone_to_owned()?)
-}
-
-/// Works until the program behind `pidfd` has ended, and tells how it did.
-pub fn run(line: Line, pidfd: &OwnedFd) -> Result<End> {
-    let caught =
-        [libc::SIGWINCH, libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE];
-    let signals = process::signal_fd(&caught)?;
+/// Works until the program behind `pidfd` has ended, and tells how it did. `first` is shown on
+/// a terminal before what the program says.
+pub fn run(line: Line, pidfd: &OwnedFd, near: Near, first: &[u8]) -> Result<End> {
     match line {
         Line::Pty(master) => {
             nonblocking(&master)?;
-            run_pty(master, pidfd, &signals)
+            let (streams, events) = near.attach(true)?;
+            run_pty(master, pidfd, streams, events, first)
         }
         Line::Pipes(pipes) => {
             for pipe in &pipes {
                 nonblocking(pipe)?;
             }
-            run_pipes(pipes, pidfd, &signals)
+            let (streams, events) = near.attach(false)?;
+            run_pipes(pipes, pidfd, streams, events)
         }
     }
 }
@@ -131,65 +125,87 @@ fn nonblocking(fd: &OwnedFd) -> Result<()> {
     Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK).named(|| "fcntl(F_SETFL)".into())?)
 }
 
-fn run_pty(master: OwnedFd, pidfd: &OwnedFd, signals: &OwnedFd) -> Result<End> {
-    let (input, output) = (std::io::stdin(), std::io::stdout());
-    let raw = tty::RawMode::set(&input)?;
-    let mut flows = [
-        Flow::new(copy_of(&input)?, copy_of(&master)?),
-        Flow::new(copy_of(&master)?, copy_of(&output)?),
-    ];
-    let hung_up = turn(&mut flows, pidfd, signals, &mut |signal| match signal {
-        libc::SIGWINCH => {
-            if let Some(size) = tty::size(&input) {
-                let _ = tty::set_size(&master, size);
-            }
+fn run_pty(
+    master: OwnedFd,
+    pidfd: &OwnedFd,
+    [input, output, errors]: [OwnedFd; 3],
+    mut events: Events,
+    first: &[u8],
+) -> Result<End> {
+    drop(errors);
+    let copy = master.try_clone()?;
+    let mut flows = [Flow::new(input, copy.try_clone()?), Flow::new(copy, output)];
+    flows[1].pending.extend_from_slice(first);
+    let hung_up = turn(&mut flows, pidfd, &mut events, &mut |event| match event {
+        Event::Size(size) => {
+            let _ = tty::set_size(&master, size);
             false
         }
-        // Our own terminal is gone, or we are to be: the session inside is hung up.
-        libc::SIGHUP | libc::SIGTERM => true,
-        _ => false,
+        // The caller's terminal is gone, or they are to be: the session inside is hung up.
+        Event::Gone | Event::Signal(libc::SIGHUP | libc::SIGTERM) => true,
+        Event::Signal(_) => false,
     });
     if !hung_up {
-        flows[1].finish(signals);
+        flows[1].finish(&mut events);
     }
-    drop(raw);
+    drop(events);
     // With the master goes the terminal inside: its session gets SIGHUP.
     drop((flows, master));
     if hung_up {
-        let _ = process::signal(pidfd, libc::SIGHUP);
-        return Ok(end_within(pidfd, GRACE)?.unwrap_or(End::Signal(libc::SIGHUP)));
+        return hang_up(pidfd);
     }
     Ok(process::wait(pidfd.as_fd())?)
 }
 
-fn run_pipes(pipes: [OwnedFd; 3], pidfd: &OwnedFd, signals: &OwnedFd) -> Result<End> {
+fn run_pipes(
+    pipes: [OwnedFd; 3],
+    pidfd: &OwnedFd,
+    [input, output, errors]: [OwnedFd; 3],
+    mut events: Events,
+) -> Result<End> {
     let [to_input, from_output, from_errors] = pipes;
     let mut flows = [
-        Flow::new(copy_of(std::io::stdin())?, to_input),
-        Flow::new(from_output, copy_of(std::io::stdout())?),
-        Flow::new(from_errors, copy_of(std::io::stderr())?),
+        Flow::new(input, to_input),
+        Flow::new(from_output, output),
+        Flow::new(from_errors, errors),
     ];
     // Without a terminal of its own the program gets what we are sent.
-    turn(&mut flows, pidfd, signals, &mut |signal| {
-        if ends_us(signal) {
+    let hung_up = turn(&mut flows, pidfd, &mut events, &mut |event| {
+        if let Event::Signal(signal) = event {
             let _ = process::signal(pidfd, signal);
         }
-        false
+        event == Event::Gone
     });
-    flows[1].finish(signals);
-    flows[2].finish(signals);
+    if hung_up {
+        flows[0].end();
+        // Its output stays open for as long: whoever takes the signal in an orderly way may
+        // have something to say, and is not to die of SIGPIPE for it.
+        return hang_up(pidfd);
+    }
+    flows[1].finish(&mut events);
+    flows[2].finish(&mut events);
     Ok(process::wait(pidfd.as_fd())?)
 }
 
-/// Turns until the program ends (false), or `on_signal` says to leave (true).
+/// Tells the program that nobody is there any more, and waits no longer than is decent.
+fn hang_up(pidfd: &OwnedFd) -> Result<End> {
+    let _ = process::signal(pidfd, libc::SIGHUP);
+    let _ = process::signal_group(pidfd, libc::SIGHUP);
+    Ok(end_within(pidfd, GRACE)?.unwrap_or(End::Signal(libc::SIGHUP)))
+}
+
+/// Turns until the program ends (false), or `on_event` says to leave (true).
 fn turn(
     flows: &mut [Flow],
     pidfd: &OwnedFd,
-    signals: &OwnedFd,
-    on_signal: &mut dyn FnMut(i32) -> bool,
+    events: &mut Events,
+    on_event: &mut dyn FnMut(Event) -> bool,
 ) -> bool {
     loop {
-        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let mut fds = vec![
+            PollFd::new(pidfd, PollFlags::IN),
+            PollFd::from_borrowed_fd(events.source(), PollFlags::IN),
+        ];
         let mut which = Vec::with_capacity(flows.len());
         for (n, flow) in flows.iter().enumerate() {
             if let Some(fd) = flow.wants() {
@@ -205,10 +221,9 @@ fn turn(
                 flows[*n].advance();
             }
         }
-        while let Some(signal) = process::next_signal(signals) {
-            if on_signal(signal) {
-                return true;
-            }
+        // One a turn: a flood of them does not hold the bytes up.
+        if ready[1] && events.take().is_some_and(&mut *on_event) {
+            return true;
         }
         if ready[0] {
             return false;

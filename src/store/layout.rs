@@ -100,6 +100,21 @@ impl Layout {
         self.container(name).join("console.log")
     }
 
+    /// The events journal of a container.
+    pub fn events(&self, name: &Name) -> PathBuf {
+        self.container(name).join("events.jsonl")
+    }
+
+    /// The events journal of the host.
+    pub fn host_events(&self) -> PathBuf {
+        self.state().join("events.jsonl")
+    }
+
+    /// Which generation each member saw when they last logged in to a container.
+    pub fn seen(&self, name: &Name) -> PathBuf {
+        self.container(name).join("seen.json")
+    }
+
     /// Claims on id ranges.
     pub fn ids(&self) -> PathBuf {
         self.state().join("ids")
@@ -118,6 +133,11 @@ impl Layout {
     /// Running state of one container.
     pub fn run_of(&self, name: &Name) -> PathBuf {
         self.run().join("containers").join(name.as_str())
+    }
+
+    /// The broker's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("coloc.sock")
     }
 
     /// Makes the directories in /run as `coloc init` does, whatever the umask is.

@@ -8,6 +8,8 @@
 //!   bases/NAME/current                -> generations/N
 //!   containers/NAME/container.json    Record
 //!   containers/NAME/private/          the private tree
+//!   containers/NAME/events.jsonl      who did what with it
+//!   events.jsonl                      who did what with all of it
 //!   ids/SLOT                          who has, or had, the id range number SLOT
 //!   journal/ID.json                   work begun and not finished
 //!   staging/                          trees that are being made or taken apart
@@ -21,6 +23,7 @@
 pub mod annotation;
 pub mod atomic;
 pub mod config;
+pub mod events;
 pub mod ids;
 pub mod journal;
 pub mod layout;

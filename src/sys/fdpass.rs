@@ -41,14 +41,22 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
 /// A message or descriptor list that was too long is an error, never cut short.
 pub fn receive(socket: impl AsFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; MAX_BYTES];
+    let (n, fds) = receive_into(socket, &mut bytes)?;
+    bytes.truncate(n);
+    Ok((bytes, fds))
+}
+
+/// [`receive`] into `bytes`; of a stream as much as is there, and no more than one message's
+/// descriptors. On an error every descriptor that came is closed.
+pub fn receive_into(socket: impl AsFd, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
     });
     let got = match got {
         // The other end went with a message of ours unread: it is gone all the same.
-        Err(rustix::io::Errno::CONNRESET) => return Ok((Vec::new(), Vec::new())),
+        Err(rustix::io::Errno::CONNRESET) => return Ok((0, Vec::new())),
         other => other.named(|| "recvmsg".into())?,
     };
     let mut fds = Vec::new();
@@ -60,8 +68,7 @@ pub fn receive(socket: impl AsFd) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(Error::new("recvmsg(message cut short)", libc::EMSGSIZE));
     }
-    bytes.truncate(got.bytes);
-    Ok((bytes, fds))
+    Ok((got.bytes, fds))
 }
 
 #[cfg(test)]

@@ -38,6 +38,41 @@ pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
     if r == 0 { Ok(()) } else { Err(Error::last(format!("pidfd_send_signal({signal})"))) }
 }
 
+/// Sends a signal to the process group that our child behind `pidfd` leads. The child is not
+/// waited for yet, so its number is nobody else's.
+pub fn signal_group(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    let info = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&info).named(|| format!("read({info:?})"))?;
+    let pid = text.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    let Some(pid) = pid.filter(|p| *p > 1) else {
+        return Err(Error::new(format!("read({info:?})"), libc::ESRCH));
+    };
+    // SAFETY: kill(2) takes no pointer.
+    let r = unsafe { libc::kill(-pid, signal) };
+    if r == 0 { Ok(()) } else { Err(Error::last(format!("kill(-{pid}, {signal})"))) }
+}
+
+/// Has this process killed when its parent, `parent`, ends, whatever ends that.
+pub fn end_with(parent: i32) -> Result<()> {
+    let kill = nix::sys::signal::Signal::SIGKILL;
+    nix::sys::prctl::set_pdeathsig(kill).named(|| "prctl(PR_SET_PDEATHSIG)".into())?;
+    // It may have ended before the call.
+    match nix::unistd::getppid().as_raw() == parent {
+        true => Ok(()),
+        false => Err(Error::new("getppid", libc::ESRCH)),
+    }
+}
+
+/// Forgets every variable of this process's environment but a PATH of the system's own. Must be
+/// called before there is a second thread.
+pub fn clear_environment() -> Result<()> {
+    let (key, path) = (c"PATH", c"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    // SAFETY: clearenv and setenv race with readers in other threads, of which there are none;
+    // the strings end in NUL, and setenv copies them.
+    let r = unsafe { libc::clearenv() | libc::setenv(key.as_ptr(), path.as_ptr(), 1) };
+    if r == 0 { Ok(()) } else { Err(Error::new("clearenv", libc::ENOMEM)) }
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -84,6 +119,23 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     nix::unistd::setgroups(&list).named(|| format!("setgroups({groups:?})"))?;
     nix::unistd::setresgid(gid, gid, gid).named(|| format!("setresgid({gid})"))?;
     nix::unistd::setresuid(uid, uid, uid).named(|| format!("setresuid({uid})"))
+}
+
+/// Becomes `uid` for good, and keeps no power but that to signal any process: for one that
+/// reads and writes what a user handed over, and tells a program of other ids to end. No
+/// program that it might execute gets any power back, and nobody can trace it.
+pub fn become_relay(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+    use caps::{CapSet, Capability};
+    let call = |set: &str| format!("capset({set}, [CAP_KILL])");
+    nix::sys::prctl::set_keepcaps(true).named(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
+    become_user(uid, gid, groups)?;
+    let keep: caps::CapsHashSet = [Capability::CAP_KILL].into_iter().collect();
+    caps::set(None, CapSet::Inheritable, &caps::CapsHashSet::new())
+        .and_then(|()| caps::set(None, CapSet::Effective, &keep))
+        .and_then(|()| caps::set(None, CapSet::Permitted, &keep))
+        .map_err(|_| Error::new(call("permitted"), libc::EPERM))?;
+    nix::sys::prctl::set_no_new_privs().named(|| "prctl(PR_SET_NO_NEW_PRIVS)".into())?;
+    hide()
 }
 
 /// Keeps other processes from tracing this one or looking into its /proc entry until it

@@ -11,6 +11,7 @@ mod common;
 mod crash;
 mod enter;
 mod life;
+mod member;
 mod race;
 mod swap;
 mod update;
