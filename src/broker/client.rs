@@ -2,6 +2,7 @@
 //! power than whoever typed the command.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,6 +12,7 @@ use super::frames::{self, Ask, Reply};
 use super::{peer, serve};
 use crate::error::{Error, Kind, Result};
 use crate::request::Request;
+use crate::runtime::agent;
 use crate::runtime::near::{self, Event};
 use crate::runtime::relay::Flow;
 use crate::store::Layout;
@@ -29,6 +31,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub fn call(layout: &Layout, request: Request) -> Result<u8> {
     let socket = hello(layout)?;
     let (input, output) = (std::io::stdin(), std::io::stdout());
+    let own_agent = match &request {
+        Request::Shell(e) | Request::Exec(e) if e.agent => agent::own(),
+        _ => None,
+    };
     let bytes = matches!(request, Request::Shell(_) | Request::Exec(_) | Request::Console { .. });
     let ask = Ask {
         from_terminal: bytes && tty::is_terminal(&input),
@@ -55,11 +61,16 @@ pub fn call(layout: &Layout, request: Request) -> Result<u8> {
     };
     frames::send(&socket, &frame, &[stdin.as_fd(), output.as_fd(), std::io::stderr().as_fd()])?;
     drop(stdin);
-    wait(&socket, &signals, typed)
+    wait(&socket, &signals, typed, own_agent)
 }
 
 /// Turns until the reply is there.
-fn wait(socket: &OwnedFd, signals: &OwnedFd, mut typed: Option<Flow>) -> Result<u8> {
+fn wait(
+    socket: &OwnedFd,
+    signals: &OwnedFd,
+    mut typed: Option<Flow>,
+    mut agent: Option<PathBuf>,
+) -> Result<u8> {
     let mut until: Option<(Instant, i32)> = None;
     loop {
         let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
@@ -73,7 +84,14 @@ fn wait(socket: &OwnedFd, signals: &OwnedFd, mut typed: Option<Flow>) -> Result<
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         if ready[0] {
-            return reply(socket);
+            match answer(socket)? {
+                Answer::Code(code) => return Ok(code),
+                Answer::Agent(listener) => {
+                    if let Some(path) = agent.take() {
+                        agent::serve(&listener, &path)?;
+                    }
+                }
+            }
         }
         while let Some(signal) = process::next_signal(signals) {
             match signal {
@@ -106,17 +124,28 @@ fn wait(socket: &OwnedFd, signals: &OwnedFd, mut typed: Option<Flow>) -> Result<
     }
 }
 
-fn reply(socket: &OwnedFd) -> Result<u8> {
+/// What the server says once it is at work.
+enum Answer {
+    /// It is done, with this exit code.
+    Code(u8),
+    /// Programs inside come to this socket for our ssh agent.
+    Agent(OwnedFd),
+}
+
+fn answer(socket: &OwnedFd) -> Result<Answer> {
     let gone = || {
         Error::failed("the broker ended before it had an answer")
             .hint("try again; if it stays so, tell the host's admin")
     };
     let received = frames::receive(socket, GRACE).map_err(|_| gone())?;
-    let (body, _) = received.ok_or_else(gone)?;
+    let (body, mut fds) = received.ok_or_else(gone)?;
+    if frames::decode::<String>(&body).is_ok_and(|word| word == frames::AGENT) {
+        return fds.pop().map(Answer::Agent).ok_or_else(gone);
+    }
     let reply: Reply = frames::decode(&body)?;
     match reply.error {
         Some(error) => Err(error),
-        None => Ok(reply.code),
+        None => Ok(Answer::Code(reply.code)),
     }
 }
 

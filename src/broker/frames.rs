@@ -49,6 +49,10 @@ impl Ask {
     }
 }
 
+/// What the server says when it hands over the socket on which programs inside ask for the
+/// member's ssh agent. It is the only message of its with a descriptor.
+pub const AGENT: &str = "agent";
+
 /// How it went. `null` is the server's hello.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]

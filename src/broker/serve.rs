@@ -242,7 +242,8 @@ fn act(
     talk: Talk,
 ) -> Result<u8> {
     let control = socket.try_clone()?;
-    let near = Near::member(streams, ask.terminal(), control, ids);
+    let agent = frames::encode(&frames::AGENT)?;
+    let near = Near::member(streams, ask.terminal(), control, ids, agent);
     let verb = ask.request.verb();
     let end = match &ask.request {
         Request::Shell(enter) | Request::Exec(enter) => {

@@ -2,8 +2,9 @@ use std::process::ExitCode;
 
 use super::ui;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::request::{Enter, Request, Verb};
+use crate::runtime::agent;
 use crate::runtime::near::Near;
 use crate::store::Name;
 
@@ -15,6 +16,9 @@ pub(super) struct ShellArgs {
     /// As whom; yourself by default, for the admin the first owner, else root.
     #[arg(long)]
     user: Option<String>,
+    /// Let programs inside use your ssh agent.
+    #[arg(long)]
+    agent: bool,
     /// What to run instead of a shell.
     #[arg(last = true)]
     command: Vec<String>,
@@ -34,6 +38,9 @@ pub(super) struct ExecArgs {
     /// Where it begins; its user's home by default.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Let programs inside use your ssh agent.
+    #[arg(long)]
+    agent: bool,
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -45,6 +52,7 @@ impl ShellArgs {
             name: ui::name(self.name.as_deref())?,
             user: self.user.clone(),
             command: self.command.clone(),
+            agent: agent_of(self.agent)?,
             ..of_caller()
         }))
     }
@@ -58,13 +66,23 @@ impl ExecArgs {
             command: self.command.clone(),
             env: self.env.clone(),
             cwd: self.cwd.clone(),
+            agent: agent_of(self.agent)?,
             ..of_caller()
         }))
     }
 }
 
+/// Whether an agent is to be used, and there is one.
+fn agent_of(asked: bool) -> Result<bool> {
+    if asked && agent::own().is_none() {
+        return Err(Error::new(Kind::Usage, "you have no ssh agent: SSH_AUTH_SOCK is not set")
+            .hint("start one, as in ssh-agent(1), or come by ssh -A"));
+    }
+    Ok(asked)
+}
+
 /// What passes of the caller's environment.
-fn of_caller() -> Enter {
+pub(super) fn of_caller() -> Enter {
     Enter { term: std::env::var("TERM").ok(), lang: std::env::var("LANG").ok(), ..Enter::default() }
 }
 

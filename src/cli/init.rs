@@ -13,7 +13,7 @@ pub(super) struct InitArgs {
 }
 
 pub(super) fn run(layout: &Layout, args: &InitArgs) -> Result<ExitCode> {
-    let done = engine::init::init(layout, args.containers)?;
+    let done = engine::init::init(layout, args.containers, super::login::installed().as_deref())?;
     for line in &done {
         println!("{line}");
     }

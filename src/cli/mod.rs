@@ -13,6 +13,7 @@ mod freeze;
 mod init;
 mod journal;
 mod list;
+mod login;
 mod logs;
 mod plan;
 mod report;
@@ -91,6 +92,9 @@ pub fn report(error: &Error) -> ExitCode {
 pub fn main() -> ExitCode {
     // Somebody who pipes us into head(1) is not an error.
     crate::sys::process::ignore_signal(libc::SIGPIPE, false);
+    if login::is_login_shell() {
+        return login::main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -138,7 +142,7 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Start(args) => ask(layout, args.request()?),
         Verb::Stop(args) => ask(layout, args.request()?),
         Verb::Restart(args) => ask(layout, args.request()?),
-        Verb::Shell(args) => ask(layout, args.request()?),
+        Verb::Shell(args) => login::ask_which(&args.request()?, |r| ask(layout.clone(), r)),
         Verb::Exec(args) => ask(layout, args.request()?),
         Verb::List(args) => ask(layout, args.request()),
         Verb::Status(args) => ask(layout, args.request()?),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::request::{Caller, Enter, Verb};
+use crate::runtime::agent;
 use crate::runtime::cgroup;
 use crate::runtime::enter::{self, Program};
 use crate::runtime::near::Near;
@@ -21,6 +22,8 @@ use crate::tree::file;
 
 /// An account file of a member's that is larger than this is not one.
 const ACCOUNT_LIMIT: u64 = 8 << 20;
+/// For how long whoever comes to a container that has to be started waits for its init.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Somebody inside.
@@ -34,24 +37,47 @@ impl Engine {
     /// inside if `near` is on one.
     pub fn enter(&self, verb: Verb, name: &Name, request: &Enter, near: Near) -> Result<End> {
         self.permit(verb, name)?;
+        let begun = request.start && self.start_first(name)?;
         let noted = self.note(verb, name, &request.words())?;
-        let result = self.enter_noted(verb, name, request, near);
+        let result = self.enter_noted(verb, name, request, near, begun);
         noted.end(result.as_ref().map(|end| end.shell_code()));
         result
     }
 
-    fn enter_noted(&self, verb: Verb, name: &Name, request: &Enter, near: Near) -> Result<End> {
+    /// Starts `name` unless it runs, for somebody who wants to get in; whether it had to be.
+    fn start_first(&self, name: &Name) -> Result<bool> {
+        if State::alive(&self.layout, name).is_some() {
+            return Ok(false);
+        }
+        self.start(name)?;
+        // A login session needs what the init starts. One that takes longer is shown as it is.
+        let _ = self.wait_until_up(name, BOOT_LIMIT);
+        Ok(true)
+    }
+
+    fn enter_noted(
+        &self,
+        verb: Verb,
+        name: &Name,
+        request: &Enter,
+        near: Near,
+        begun: bool,
+    ) -> Result<End> {
         let (record, state, init) = self.running_for(verb, name)?;
         let account = self.account(&record, request.user.as_deref())?;
         let program = match verb {
             Verb::Shell => self.login(&record, &account, request)?,
             _ => self.program(&record, &account, request)?,
         };
-        let told = verb == Verb::Shell && request.command.is_empty() && near.terminal.is_some();
-        let notes = match self.caller.member() {
+        let session = request.command.is_empty() && request.line.is_none();
+        let told = verb == Verb::Shell && session && near.terminal.is_some();
+        let mut notes = match self.caller.member() {
             Some(who) if told => self.notes(&record, who),
             _ => Vec::new(),
         };
+        if told && begun {
+            notes.insert(0, format!("{name} did not run, and was started"));
+        }
         let first: String =
             notes.iter().map(|n| format!("coloc: {}\r\n", file::printable(n))).collect();
         enter::run(&state, &init, &program, near, first.as_bytes())
@@ -214,6 +240,7 @@ impl Engine {
             stream_uid: user.uid,
             bounding: self.bounding(record)?,
             ids_start: record.ids.start,
+            agent: request.agent,
         })
     }
 
@@ -226,20 +253,33 @@ impl Engine {
         if !base.join("etc/pam.d/su").exists() || !base.join("usr/bin/su").exists() {
             program.path = user.shell.clone();
             program.args = vec![login_name(&user.shell)];
-            if !request.command.is_empty() {
-                program.args.extend(["-c".to_string(), quoted(&request.command)]);
+            match &request.line {
+                // As sshd runs one: by the shell, which is no login shell then.
+                Some(line) => {
+                    program.args = vec![base_name(&user.shell), "-c".into(), line.clone()]
+                }
+                None if request.command.is_empty() => {}
+                None => program.args.extend(["-c".to_string(), quoted(&request.command)]),
             }
             return Ok(program);
         }
         program.path = "/usr/bin/su".into();
-        program.args = vec!["su".into(), "--login".into(), "--whitelist-environment=LANG".into()];
+        program.args = vec!["su".into()];
+        match &request.line {
+            // What a profile prints would be in the way of the protocols that go through here.
+            Some(line) => program.args.push(format!("--session-command={line}")),
+            None => {
+                let keep = format!("--whitelist-environment=LANG,{}", agent::VARIABLE);
+                program.args.extend(["--login".into(), keep]);
+                program.cwd = vec!["/".into()];
+            }
+        }
         if !request.command.is_empty() {
             program.args.push(format!("--session-command={}", quoted(&request.command)));
         }
         program.args.extend(["--".into(), user.name.clone()]);
         // su becomes the user itself, once PAM has opened the session.
         (program.uid, program.gid, program.groups) = (0, 0, Vec::new());
-        program.cwd = vec!["/".into()];
         Ok(program)
     }
 
@@ -314,7 +354,11 @@ fn by_number(text: &str, users: &[User]) -> Option<User> {
 
 /// argv[0] of a login shell: a dash before its name.
 fn login_name(shell: &str) -> String {
-    format!("-{}", shell.rsplit('/').next().unwrap_or("sh"))
+    format!("-{}", base_name(shell))
+}
+
+fn base_name(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or("sh").to_string()
 }
 
 /// The words as a POSIX shell reads them back.

@@ -9,8 +9,9 @@ use crate::store::config::{Pool, check_owner};
 use crate::store::record::RANGE;
 use crate::store::{Config, Layout, atomic, ids};
 
-/// What `coloc init` did, line by line; empty when everything was there.
-pub fn init(layout: &Layout, containers: Option<u32>) -> Result<Vec<String>> {
+/// What `coloc init` did, line by line; empty when everything was there. `shell` is the members'
+/// login shell, if it is installed.
+pub fn init(layout: &Layout, containers: Option<u32>, shell: Option<&Path>) -> Result<Vec<String>> {
     require_root("set a host up")?;
     check_owner(layout)?;
     // Of the whole host, as the pool must be clear of other stores' too.
@@ -36,7 +37,32 @@ pub fn init(layout: &Layout, containers: Option<u32>) -> Result<Vec<String>> {
         atomic::write_json(&layout.config(), &config, 0o644)?;
         done.push(format!("wrote {}", layout.config().display()));
     }
+    // What is beside the host's own store is nobody's login.
+    if let Some(shell) = shell.filter(|_| layout.is_default()) {
+        if list_shell(Path::new("/etc/shells"), shell)? {
+            done.push(format!("added {} to /etc/shells", shell.display()));
+        }
+    }
     Ok(done)
+}
+
+/// Adds `shell` to the shells(5) that a user may have; false if it is there.
+fn list_shell(file: &Path, shell: &Path) -> Result<bool> {
+    let mut text = match std::fs::read_to_string(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other.context(|| format!("cannot read {}", file.display()))?,
+    };
+    let shell = shell.display().to_string();
+    if text.lines().any(|l| l.trim() == shell) {
+        return Ok(false);
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&shell);
+    text.push('\n');
+    atomic::write(file, text.as_bytes(), 0o644)?;
+    Ok(true)
 }
 
 /// Takes the lock under which useradd and its kin change account files, subuid(5) among them: a
@@ -180,4 +206,25 @@ fn add_line(file: &Path, pool: Pool) -> Result<bool> {
     new.push('\n');
     atomic::write(file, new.as_bytes(), 0o644)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_login_shell_is_listed_once() {
+        let dir = std::env::temp_dir().join(format!("coloc-shells-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (file, shell) = (dir.join("shells"), Path::new("/usr/local/bin/coloc-shell"));
+        atomic::write(&file, b"/bin/sh\n/bin/bash", 0o644).unwrap();
+        assert!(list_shell(&file, shell).unwrap());
+        assert!(!list_shell(&file, shell).unwrap());
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text, "/bin/sh\n/bin/bash\n/usr/local/bin/coloc-shell\n");
+        std::fs::remove_file(&file).unwrap();
+        assert!(list_shell(&file, shell).unwrap());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_dir(&dir).unwrap();
+    }
 }

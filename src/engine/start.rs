@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::request::Verb;
 use crate::runtime::monitor::BOOTED;
 use crate::runtime::{InitKind, cgroup};
+use crate::store::lock::{self, Subject};
 use crate::store::running::State;
 use crate::store::{Name, atomic};
 
@@ -38,7 +39,12 @@ impl Engine {
                 return Ok(Outcome::Already);
             }
             outcome = Outcome::TakenOver;
-        } else {
+        } else if self.orphans(name).is_some() {
+            // Another start may be about to write down what runs; it holds the lock until then.
+            let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+            if State::alive(&self.layout, name).is_some() {
+                return Ok(Outcome::Already);
+            }
             // systemd would say that its unit is active, which is not what was asked.
             self.refuse_orphans(name)?;
         }

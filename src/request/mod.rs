@@ -141,6 +141,12 @@ pub struct Enter {
     pub env: Vec<String>,
     /// `--cwd`, a directory inside.
     pub cwd: Option<String>,
+    /// A line for the shell of whoever it is to be, in the place of a command: `coloc-shell -c`.
+    pub line: Option<String>,
+    /// Whether to start the container first if it does not run.
+    pub start: bool,
+    /// `--agent`: whether the caller's ssh agent is to be reachable from inside.
+    pub agent: bool,
     /// The caller's TERM.
     pub term: Option<String>,
     /// The caller's LANG.
@@ -270,6 +276,7 @@ impl Request {
         match self {
             Request::Stale { restart, .. } => *restart,
             Request::Conflicts { take, .. } => take.is_some(),
+            Request::Shell(e) | Request::Exec(e) => e.start,
             _ => matches!(self.verb(), Verb::Start | Verb::Stop | Verb::Restart),
         }
     }
@@ -314,6 +321,10 @@ impl Enter {
         words.extend(self.cwd.iter().map(|d| format!("--cwd={d}")));
         let key = |pair: &String| pair.split('=').next().unwrap_or_default().to_string();
         words.extend(self.env.iter().map(|e| format!("--env={}", key(e))));
+        words.extend(self.agent.then(|| "--agent".to_string()));
+        if let Some(line) = &self.line {
+            words.extend(["-c".to_string(), line.clone()]);
+        }
         if !self.command.is_empty() {
             words.push("--".into());
             words.extend(self.command.iter().cloned());

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::Mode;
 
+use super::agent;
 use super::cgroup;
 use super::child::{bound, c_strings};
 use super::near::Near;
@@ -50,6 +51,8 @@ pub struct Program {
     pub bounding: Vec<String>,
     /// First host id of the container.
     pub ids_start: u32,
+    /// Whether it is to reach the caller's ssh agent.
+    pub agent: bool,
 }
 
 /// Exit code for a program that is there and cannot be run.
@@ -71,17 +74,21 @@ pub fn run(
     near: Near,
     first: &[u8],
 ) -> Result<End> {
-    let (line, pidfd) = start(state, init, program, near.terminal)?;
+    let (line, pidfd, agent) = start(state, init, program, near.terminal)?;
+    if let Some(listener) = agent {
+        near.take_agent(listener)?;
+    }
     relay::run(line, &pidfd, near, first)
 }
 
-/// Starts `program`, and gives what is between us and it.
+/// Starts `program`, and gives what is between us and it: its streams, itself, and the socket
+/// for its caller's agent if there is to be one.
 fn start(
     state: &State,
     init: &OwnedFd,
     program: &Program,
     terminal: Option<Size>,
-) -> Result<(Line, OwnedFd)> {
+) -> Result<(Line, OwnedFd, Option<OwnedFd>)> {
     let entrance = cgroup::entrance(&state.cgroup)?;
     let v1: Vec<_> = state.cgroups.iter().filter(|d| !d.starts_with(unified(state))).collect();
     let mut v1 = Some(cgroup::Doors::open(v1)?);
@@ -118,12 +125,13 @@ fn start(
         let error = serde_json::from_slice(&bytes);
         return Err(error.unwrap_or_else(|_| Error::failed("the container ended meanwhile")));
     };
-    let line = match (fds.next(), near) {
-        (Some(master), _) => Line::Pty(master),
-        (None, Some(near)) => Line::Pipes(near),
-        (None, None) => return Err(Error::failed("the helper handed over no terminal")),
+    let line = match near {
+        Some(near) => Line::Pipes(near),
+        None => Line::Pty(
+            fds.next().ok_or_else(|| Error::failed("the helper handed over no terminal"))?,
+        ),
     };
-    Ok((line, pidfd))
+    Ok((line, pidfd, fds.next()))
 }
 
 /// The v2 mount: what of `state.cgroups` lies there is the payload's own and its parents'.
@@ -175,14 +183,19 @@ fn help(
         (None, None) => return Err(Error::failed("no streams")),
     };
     // All that can fail for a reason of ours is done before; the rest is the program's own.
+    let agent = program.agent.then(|| agent::listen(program.stream_uid)).transpose()?;
     let args = c_strings(&program.args)?;
-    let env = c_strings(&program.env)?;
+    let mut env = c_strings(&program.env)?;
+    if let Some((_, path)) = &agent {
+        env.extend(c_strings(&[format!("{}={path}", agent::VARIABLE)])?);
+    }
     let has_pty = pty.is_some();
     let child = clone::spawn(clone::PARENT, None, || {
         become_program(program, &args, &env, streams, has_pty)
     })?;
     let mut fds = vec![child.pidfd.as_fd()];
     fds.extend(pty.as_ref().map(|p| p.master.as_fd()));
+    fds.extend(agent.as_ref().map(|(listener, _)| listener.as_fd()));
     Ok(fdpass::send(socket, b"ok", &fds)?)
 }
 

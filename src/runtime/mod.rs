@@ -1,6 +1,7 @@
 //! Running a container: the start protocol, what the child does in its namespaces, the
 //! supervisor beside it, entering it, its cgroups, the swap of its `/usr` while it runs.
 
+pub mod agent;
 mod aside;
 pub mod cgroup;
 pub mod child;

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::RecvFlags;
 
+use super::agent;
 use crate::error::Result;
 use crate::sys::tty::{self, RawMode, Size};
-use crate::sys::{Named, process};
+use crate::sys::{Named, fdpass, process};
 
 /// What happens at this end beside bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,16 @@ pub struct Near {
     pub streams: [OwnedFd; 3],
     /// The size of the terminal, if input and output are one.
     pub terminal: Option<Size>,
-    member: Option<(OwnedFd, Ids)>,
+    member: Option<Far>,
+}
+
+/// A member at the other end of the broker's socket.
+#[derive(Debug)]
+struct Far {
+    control: OwnedFd,
+    ids: Ids,
+    /// The message with which the agent's socket is handed over.
+    agent: Vec<u8>,
 }
 
 impl Near {
@@ -92,14 +102,28 @@ impl Near {
         Ok(Self { streams, terminal, member: None })
     }
 
-    /// A member with these streams; `control` is where their frames come from.
+    /// A member with these streams; `control` is where their frames come from, and `agent` the
+    /// message to it that comes with the socket for their agent.
     pub fn member(
         streams: [OwnedFd; 3],
         terminal: Option<Size>,
         control: OwnedFd,
         ids: Ids,
+        agent: Vec<u8>,
     ) -> Self {
-        Self { streams, terminal, member: Some((control, ids)) }
+        Self { streams, terminal, member: Some(Far { control, ids, agent }) }
+    }
+
+    /// Gives whoever is at this end the socket on which programs inside ask for their ssh agent:
+    /// it is for them to answer, or have answered, with no more power than their own.
+    pub fn take_agent(&self, listener: OwnedFd) -> Result<()> {
+        match &self.member {
+            Some(far) => Ok(fdpass::send(&far.control, &far.agent, &[listener.as_fd()])?),
+            None => match agent::own() {
+                Some(path) => agent::serve(&listener, &path),
+                None => Ok(()),
+            },
+        }
     }
 
     /// Whether it is the caller in this very process.
@@ -110,7 +134,7 @@ impl Near {
     /// Takes the signals of this process or becomes the member; with `raw` the caller's keys go
     /// through as they are. Gives the streams, and where events come from.
     pub fn attach(self, raw: bool) -> Result<([OwnedFd; 3], Events)> {
-        let Some((control, ids)) = self.member else {
+        let Some(Far { control, ids, .. }) = self.member else {
             let raw = raw.then(|| RawMode::set(&self.streams[0])).transpose()?;
             let caught = [
                 libc::SIGWINCH,

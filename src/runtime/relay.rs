@@ -71,6 +71,11 @@ impl Flow {
         }
     }
 
+    /// Whether there is nothing more to come of it.
+    pub fn is_over(&self) -> bool {
+        self.from.is_none()
+    }
+
     fn end(&mut self) {
         (self.from, self.to, self.pending) = (None, None, Vec::new());
     }
@@ -120,7 +125,8 @@ pub fn run(line: Line, pidfd: &OwnedFd, near: Near, first: &[u8]) -> Result<End>
     }
 }
 
-fn nonblocking(fd: &OwnedFd) -> Result<()> {
+/// Has reads and writes of `fd` not wait.
+pub(super) fn nonblocking(fd: &OwnedFd) -> Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd).named(|| "fcntl(F_GETFL)".into())?;
     Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK).named(|| "fcntl(F_SETFL)".into())?)
 }

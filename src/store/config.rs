@@ -18,6 +18,9 @@ pub struct Config {
     /// Whom a member writes to when something does not work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,
+    /// Whether `ssh -A` of a member whose shell is coloc-shell reaches into their container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent: bool,
 }
 
 /// A run of uids, and the same run of gids.
@@ -38,7 +41,13 @@ fn default_profile() -> Name {
 impl Config {
     /// A config with the pool and nothing else set.
     pub fn new(ids: Pool) -> Self {
-        Self { ids, default_base: None, default_profile: default_profile(), contact: None }
+        Self {
+            ids,
+            default_base: None,
+            default_profile: default_profile(),
+            contact: None,
+            agent: false,
+        }
     }
 
     /// Reads the config of a store that `coloc init` has set up, and checks that only root

@@ -340,6 +340,14 @@ fn is_fresh(tar: &Path) -> bool {
     std::fs::metadata(tar).ok().and_then(age).is_some_and(|age| age < week)
 }
 
+/// A store of its own with the base `debian`.
+pub(crate) fn debian(word: &str, containers: u32) -> Store {
+    store();
+    let store = Store::new(word, containers);
+    store.ok(&["base", "create", "debian", "--from", &cached_base().to_string_lossy()]);
+    store
+}
+
 /// The store of this run, with the base `debian`: built once, and kept for a week.
 pub(crate) fn store() -> &'static Store {
     static STORE: OnceLock<Store> = OnceLock::new();

@@ -13,5 +13,6 @@ mod enter;
 mod life;
 mod member;
 mod race;
+mod ssh;
 mod swap;
 mod update;

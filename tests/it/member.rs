@@ -21,9 +21,9 @@ fn add(user: &'static str) -> &'static str {
 }
 
 /// A store whose broker runs until this process ends, and a coloc that members may execute.
-struct Served<'a> {
-    store: &'a Store,
-    program: PathBuf,
+pub(crate) struct Served<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) program: PathBuf,
     broker: Child,
 }
 
@@ -32,10 +32,11 @@ trap 'kill $broker' TERM
 while kill -0 "$3" 2>/dev/null && kill -0 $broker; do sleep 0.2; done; kill $broker"#;
 
 impl<'a> Served<'a> {
-    fn new(store: &'a Store) -> Self {
+    pub(crate) fn new(store: &'a Store) -> Self {
         member();
         let program = store.root.join("coloc");
         std::fs::copy(coloc(), &program).unwrap();
+        std::os::unix::fs::symlink("coloc", store.root.join("coloc-shell")).unwrap();
         let mut broker = Command::new("sh");
         broker.args(["-c", WATCH, "sh"]).arg(coloc()).arg(&store.root);
         broker.arg(std::process::id().to_string());
@@ -45,16 +46,16 @@ impl<'a> Served<'a> {
         served
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.store.root.join("run/coloc/coloc.sock")
     }
 
     /// The words that run a shell line as the member, `coloc` being ours.
-    fn member(&self, script: &str) -> Command {
+    pub(crate) fn member(&self, script: &str) -> Command {
         self.user(member(), script)
     }
 
-    fn user(&self, user: &str, script: &str) -> Command {
+    pub(crate) fn user(&self, user: &str, script: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", user, "--regid", user, "--init-groups", "env", "-i"]);
         command.args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "TERM=vt100"]);
@@ -69,7 +70,7 @@ impl<'a> Served<'a> {
     }
 
     #[track_caller]
-    fn sh(&self, script: &str) -> Out {
+    pub(crate) fn sh(&self, script: &str) -> Out {
         run(self.member(script))
     }
 
@@ -309,13 +310,13 @@ fn keys_go_through_a_terminal() {
 }
 
 /// What a program writes, while it writes it.
-struct Screen {
+pub(crate) struct Screen {
     bytes: std::sync::mpsc::Receiver<Vec<u8>>,
-    text: String,
+    pub(crate) text: String,
 }
 
 impl Screen {
-    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+    pub(crate) fn of(mut pipe: impl Read + Send + 'static) -> Self {
         let (send, bytes) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -327,7 +328,7 @@ impl Screen {
     }
 
     #[track_caller]
-    fn wait_for(&mut self, word: &str) {
+    pub(crate) fn wait_for(&mut self, word: &str) {
         while !self.text.contains(word) {
             let more = self.bytes.recv_timeout(Duration::from_secs(60));
             let more = more.unwrap_or_else(|_| panic!("no {word:?} in {}", self.text));

@@ -18,6 +18,9 @@ reap() {
         line=$(cat "$store/claim")
         sed -i "\\|^$line\$|d" /etc/subuid /etc/subgid
     fi
+    if [ -e "$store/user" ]; then
+        userdel -f -r "$(cat "$store/user")"
+    fi
     rm -rf --one-file-system "$store"
 }
 for outer; do
