@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::store::Name;
 
 /// Change settings of a container: hold=true keeps it at its generation, owners=USER,@GROUP
-/// says whose it is.
+/// says whose it is, home=shared mounts its owner's home on the host.
 #[derive(Debug, clap::Args)]
 pub(super) struct SetArgs {
     /// The container.
@@ -24,6 +24,12 @@ pub(super) fn run(engine: &Engine, args: &SetArgs) -> Result<ExitCode> {
         match record.owners.as_slice() {
             [] => println!("{name} belongs to nobody"),
             owners => println!("{name} belongs to {}", owners.join(", ")),
+        }
+    }
+    if settings.iter().any(|s| matches!(s, Setting::Home(_))) {
+        match (record.shared_home, record.owners.first()) {
+            (true, Some(owner)) => println!("{name} has {owner}'s home from its next start on"),
+            _ => println!("{name} has a home of its own from its next start on"),
         }
     }
     if !settings.iter().any(|s| matches!(s, Setting::Hold(_))) {

@@ -27,8 +27,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Somebody inside.
-struct Account {
-    user: User,
+pub(super) struct Account {
+    pub(super) user: User,
     groups: Vec<u32>,
 }
 
@@ -150,7 +150,7 @@ impl Engine {
 
     /// Looks an account up. The account files are the container's word, which can only hurt
     /// itself.
-    fn find_account(&self, record: &Record, asked: Option<&str>) -> Result<Account> {
+    pub(super) fn find_account(&self, record: &Record, asked: Option<&str>) -> Result<Account> {
         let tree = open_dir(self.layout.private(&record.name))?;
         let read = |path| -> Result<String> {
             Ok(String::from_utf8_lossy(&file::read(&tree, path, ACCOUNT_LIMIT)?).into_owned())
@@ -285,7 +285,7 @@ impl Engine {
 
     /// The bounding set of the container, as its init has it.
     fn bounding(&self, record: &Record) -> Result<Vec<String>> {
-        let (_, plan, _) = self.plan(record)?;
+        let (_, plan, _) = self.plan_with(record, None)?;
         let bound = plan.steps.into_iter().find_map(|s| match s {
             Step::Bound(keep) => Some(keep),
             _ => None,

@@ -7,6 +7,7 @@ pub mod create;
 pub mod delete;
 pub mod enter;
 pub mod events;
+mod home;
 pub mod init;
 pub mod inspect;
 mod notes;

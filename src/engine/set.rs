@@ -1,6 +1,6 @@
 //! `coloc set`: settings of a container that an admin may change at any time.
 
-use super::{Engine, owners};
+use super::{Engine, home, owners};
 use crate::error::{Error, Kind, Result};
 use crate::request::Verb;
 use crate::store::lock::{self, Subject};
@@ -13,6 +13,8 @@ pub enum Setting {
     Hold(bool),
     /// `owners`: the host users, and `@` groups of them, that the container belongs to.
     Owners(Vec<String>),
+    /// `home`: whether the owner's home on the host is mounted inside.
+    Home(bool),
 }
 
 impl Setting {
@@ -29,8 +31,16 @@ impl Setting {
             ("hold", _) => {
                 Err(usage(format!("hold cannot be {value:?}")).hint("it is true or false"))
             }
+            ("home", "shared") => Ok(Self::Home(true)),
+            ("home", "private") => Ok(Self::Home(false)),
+            ("home", _) => {
+                Err(usage(format!("home cannot be {value:?}")).hint("it is shared or private"))
+            }
             ("owners", _) => Ok(Self::Owners(owners::parse(value)?)),
-            _ => Err(usage(format!("there is no setting {key:?}")).hint("there are: hold, owners")),
+            _ => {
+                Err(usage(format!("there is no setting {key:?}"))
+                    .hint("there are: hold, owners, home"))
+            }
         }
     }
 
@@ -39,6 +49,8 @@ impl Setting {
         match self {
             Self::Hold(hold) => format!("hold={hold}"),
             Self::Owners(owners) => format!("owners={}", owners.join(",")),
+            Self::Home(true) => "home=shared".into(),
+            Self::Home(false) => "home=private".into(),
         }
     }
 }
@@ -54,8 +66,11 @@ impl Engine {
                 match setting {
                     Setting::Hold(hold) => record.hold = *hold,
                     Setting::Owners(owners) => record.owners = owners.clone(),
+                    Setting::Home(shared) => record.shared_home = *shared,
                 }
             }
+            // Now, and not when it is to start: that may be at night, and by somebody else.
+            home::of_host(&self.layout, &record)?;
             record.save_in(&self.layout.container(name))?;
             Ok(record)
         })
@@ -69,7 +84,7 @@ mod tests {
     #[test]
     fn only_what_there_is_can_be_set() {
         assert_eq!(Setting::parse("hold=true").unwrap(), Setting::Hold(true));
-        for bad in ["hold", "hold=", "hold=yes", "x=1", "=", ""] {
+        for bad in ["hold", "hold=", "hold=yes", "home=yes", "x=1", "=", ""] {
             assert_eq!(Setting::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
         }
     }

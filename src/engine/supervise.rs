@@ -7,7 +7,7 @@ use oci_spec::runtime::Spec;
 
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
-use crate::profile::spec::{Place, derive};
+use crate::profile::spec::{Home, Place, derive};
 use crate::profile::{InitChoice, Network, Profile, Settings};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
@@ -243,6 +243,15 @@ impl Engine {
 
     /// The spec of `record`'s container, the steps of a start by it, and the kind of its init.
     pub fn plan(&self, record: &Record) -> Result<(Spec, Plan, InitKind)> {
+        self.plan_with(record, self.home_of(record)?.as_ref())
+    }
+
+    /// [`plan`](Self::plan) with this home, which is looked at by nobody but who starts it.
+    pub(super) fn plan_with(
+        &self,
+        record: &Record,
+        home: Option<&Home>,
+    ) -> Result<(Spec, Plan, InitKind)> {
         let settings = self.settings(record)?;
         let tree = self.layout.generation(&record.base, record.generation).join("tree");
         if !tree.join("usr").is_dir() {
@@ -258,6 +267,7 @@ impl Engine {
             usr: &tree.join("usr"),
             cgroup: &format!("/{}/{}/payload", self.layout.id(), record.name),
             init_kind: kind.word(),
+            home,
         };
         let spec = derive(record, settings, &place)?;
         let plan = plan(&spec, &host_facts(settings))?;

@@ -1,7 +1,7 @@
 //! From settings to an OCI runtime spec (<https://github.com/opencontainers/runtime-spec>):
 //! the contract between profiles and the runtime, kept as `config.json` beside the record.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceBuilder,
@@ -25,6 +25,19 @@ pub struct Place<'a> {
     pub cgroup: &'a str,
     /// The init's kind, such as `systemd`.
     pub init_kind: &'a str,
+    /// The owner's home, if it is to be mounted.
+    pub home: Option<&'a Home>,
+}
+
+/// A home of the host's, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// Where it is, on the host and inside.
+    pub path: PathBuf,
+    /// The owner's uid on the host, and inside.
+    pub uid: (u32, u32),
+    /// The same of their main group.
+    pub gid: (u32, u32),
 }
 
 /// Capabilities that no container has, because they reach past it: modules, hardware, clocks,
@@ -156,7 +169,7 @@ fn derive_inner(
         .version("1.2.0")
         .hostname(record.name.as_str())
         .root(RootBuilder::default().path(place.private).readonly(false).build()?)
-        .mounts(mounts(place.usr, settings.network)?)
+        .mounts(mounts(record, settings.network, place)?)
         .process(process)
         .linux(linux)
         .annotations(std::collections::HashMap::from([
@@ -206,7 +219,27 @@ fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
     DEVICES.into_iter().map(device).collect()
 }
 
-fn mounts(usr: &Path, network: Network) -> Specs<Vec<Mount>> {
+/// The mount of `home`: its owner's ids, one of each, and nobody else's.
+fn home_mount(home: &Home, ids_start: u32) -> Specs<Mount> {
+    let one = |(host, inside): (u32, u32)| {
+        LinuxIdMappingBuilder::default()
+            .container_id(host)
+            .host_id(ids_start + inside)
+            .size(1u32)
+            .build()
+    };
+    let options = ["bind", "nosuid", "nodev"].map(String::from);
+    MountBuilder::default()
+        .destination(&home.path)
+        .typ("bind")
+        .source(&home.path)
+        .options(options)
+        .uid_mappings(vec![one(home.uid)?])
+        .gid_mappings(vec![one(home.gid)?])
+        .build()
+}
+
+fn mounts(record: &Record, network: Network, place: &Place<'_>) -> Specs<Vec<Mount>> {
     let mount = |at: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
             .destination(at)
@@ -224,10 +257,10 @@ fn mounts(usr: &Path, network: Network) -> Specs<Vec<Mount>> {
             mount("/sys", "bind", Path::new("/sys"), &options)
         }
     };
-    Ok(vec![
+    let mut list = vec![
         mount("/proc", "proc", none, &["nosuid", "nodev", "noexec"])?,
         sys?,
-        mount("/usr", "bind", usr, &["bind", "ro", "nodev", "idmap"])?,
+        mount("/usr", "bind", place.usr, &["bind", "ro", "nodev", "idmap"])?,
         mount("/dev", "tmpfs", none, &["nosuid", "noexec", "mode=755", "size=256k"])?,
         mount(
             "/dev/pts",
@@ -240,5 +273,9 @@ fn mounts(usr: &Path, network: Network) -> Specs<Vec<Mount>> {
         mount("/run", "tmpfs", none, &["nosuid", "nodev", "mode=755", "size=10%"])?,
         mount("/run/host", "tmpfs", none, &["nosuid", "nodev", "mode=755", "size=64k"])?,
         mount("/sys/fs/cgroup", "cgroup2", none, &["nosuid", "nodev", "noexec"])?,
-    ])
+    ];
+    if let Some(home) = place.home {
+        list.push(home_mount(home, record.ids.start)?);
+    }
+    Ok(list)
 }

@@ -125,10 +125,7 @@ fn look_up(path: &Path, flags: OFlags) -> Result<OwnedFd> {
 fn directory(path: &Path) -> Result<OwnedFd> {
     match look_up(path, OFlags::DIRECTORY) {
         Ok(fd) => return Ok(fd),
-        Err(_) if std::fs::symlink_metadata(path).is_err() => {
-            let mode = Mode::from_raw_mode(0o755);
-            rustix::fs::mkdir(path, mode).named(|| format!("mkdir({path:?})"))?;
-        }
+        Err(_) if std::fs::symlink_metadata(path).is_err() => make_directories(path)?,
         Err(_) => {
             return Err(Error::new(
                 Kind::State,
@@ -138,6 +135,18 @@ fn directory(path: &Path) -> Result<OwnedFd> {
         }
     }
     look_up(path, OFlags::DIRECTORY)
+}
+
+/// Makes the directory and those above it that are missing.
+fn make_directories(path: &Path) -> Result<()> {
+    let above: Vec<&Path> = path.ancestors().collect();
+    for dir in above.into_iter().rev() {
+        match rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)) {
+            Err(rustix::io::Errno::EXIST) => {}
+            other => other.named(|| format!("mkdir({dir:?})"))?,
+        }
+    }
+    Ok(())
 }
 
 fn empty_file(path: &Path) -> Result<OwnedFd> {

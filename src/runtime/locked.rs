@@ -1,27 +1,32 @@
 //! Mounts for one container whose flags its root cannot change.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
 
 use super::aside::aside;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount::{self, Attr};
 use crate::sys::path::open_dir;
-use crate::sys::{Named, process};
+use crate::sys::{Named, clone, process};
 
+/// For how long a process that is there for its namespace may be.
+const LIMIT: Duration = Duration::from_secs(20);
 /// The flags of a container's `/usr`.
 pub const USR: Attr = Attr::RDONLY.with(Attr::NODEV);
 
-/// A detached copy of the mount at `source` with the flags `attr`, and for `idmap` with the ids
-/// of that user namespace. Its flags are not locked yet.
-pub(super) fn copy(source: &Path, attr: Attr, idmap: Option<&OwnedFd>) -> Result<OwnedFd> {
-    let copy = mount::clone_at(open_dir(source)?)?;
+/// A detached copy of the mount at the directory `source` with the flags `attr`, and for `idmap`
+/// with the ids of that user namespace. Its flags are not locked yet.
+pub(super) fn copy(source: OwnedFd, attr: Attr, idmap: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let copy = mount::clone_at(source)?;
     mount::prepare(&copy, attr, idmap.map(|fd| fd.as_fd())).map_err(|e| match e.errno() {
-        libc::EINVAL if idmap.is_some() => Error::from(e)
-            .hint("the file system of the base takes no id mapping: ext4, xfs, btrfs do"),
+        libc::EINVAL if idmap.is_some() => {
+            Error::from(e).hint("its file system takes no id mapping: ext4, xfs, btrfs do")
+        }
         _ => e.into(),
     })?;
     Ok(copy)
@@ -32,6 +37,32 @@ pub(super) fn user_namespace(pid: i32) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/user");
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(&path, flags, Mode::empty()).named(|| format!("open({path:?})"))?)
+}
+
+/// A user namespace in which there is one user and one group: `uid.0` stands for `uid.1` of the
+/// host's, and so do the groups. Its only process is there until the namespace is at hand.
+pub(super) fn person(uid: (u32, u32), gid: (u32, u32)) -> Result<OwnedFd> {
+    let parent = process::own_pid();
+    let child = clone::spawn(clone::NEWUSER, None, || {
+        if process::end_with(parent).is_ok() {
+            std::thread::sleep(LIMIT);
+        }
+        0
+    })?;
+    let made = (|| {
+        for (file, (on_disk, seen)) in [("uid_map", uid), ("gid_map", gid)] {
+            let path = format!("/proc/{}/{file}", child.pid);
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|mut f| f.write_all(format!("{on_disk} {seen} 1\n").as_bytes()))
+                .context(|| format!("cannot write {path}"))?;
+        }
+        user_namespace(child.pid)
+    })();
+    let _ = process::signal(&child.pidfd, libc::SIGKILL);
+    process::wait(child.pidfd.as_fd())?;
+    made
 }
 
 /// Takes mounts once across the user-namespace boundary, which is what locks their flags: a
@@ -92,7 +123,7 @@ pub(super) fn prove(mount: impl AsFd, attr: Attr) -> Result<()> {
             Ok(()) => {
                 return Err(Error::new(
                     Kind::Unsupported,
-                    "root inside could change the mount of the shared base",
+                    "root inside could change the flags of a mount of the host's",
                 )
                 .hint("this kernel does not lock mount flags; coloc will not run on it"));
             }

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use super::cgroup::{Cgroups, Doors};
 use super::child;
 use super::locked;
-use super::plan::{Handed, Plan};
+use super::plan::{Handed, Ids, Plan};
 use super::protocol::{Channel, Message, Side};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::clone::{self, Child};
@@ -118,8 +118,17 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
     let userns = locked::user_namespace(pid)?;
     let mut binds = Vec::new();
     for handed in &plan.handed {
-        if let Handed::Bind { source, attr, idmap, .. } = handed {
-            binds.push((locked::copy(source, *attr, idmap.then_some(&userns))?, *attr));
+        if let Handed::Bind { source, attr, ids, .. } = handed {
+            let directory = open_source(source, *ids)?;
+            let copy = match ids {
+                Ids::Same => locked::copy(directory, *attr, None),
+                Ids::Container => locked::copy(directory, *attr, Some(&userns)),
+                Ids::Person { uid, gid } => {
+                    locked::copy(directory, *attr, Some(&locked::person(*uid, *gid)?))
+                }
+            };
+            let copy = copy.context(|| format!("cannot mount {}", source.display()))?;
+            binds.push((copy, *attr));
         }
     }
     let mut locked = locked::lock(&binds, &userns, scratch)?.into_iter();
@@ -133,6 +142,28 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
         });
     }
     Ok(fds)
+}
+
+/// The directory that a bind mount is made of. Somebody's home may lie where others can move
+/// things: it is looked up without links, and has to be theirs.
+fn open_source(source: &Path, ids: Ids) -> Result<OwnedFd> {
+    let Ids::Person { uid, .. } = ids else { return Ok(open_dir(source)?) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let found = sys::path::open_in(open_dir("/")?, source, sys::path::Links::Refuse, flags, 0)
+        .map_err(|e| match e.errno() {
+            libc::ELOOP => Error::from(e)
+                .hint("a link is in its path; put the path without links in the host's passwd"),
+            _ => e.into(),
+        })?;
+    let stat = rustix::fs::fstat(&found).named(|| format!("fstat({source:?})"))?;
+    if stat.st_uid == uid.0 {
+        return Ok(found);
+    }
+    Err(Error::new(
+        Kind::State,
+        format!("{} belongs to uid {}, not to {}", source.display(), stat.st_uid, uid.0),
+    )
+    .hint("only somebody's own home can be shared"))
 }
 
 /// A bind mount of a device node of the host, once it is seen to be that device.
@@ -159,13 +190,16 @@ fn device(path: &Path, (major, minor): (u32, u32)) -> Result<OwnedFd> {
 /// the base's very directory, read-only.
 fn look_from_outside(plan: &Plan, pid: i32) -> Result<()> {
     for handed in &plan.handed {
-        let Handed::Bind { source, target, idmap: true, attr } = handed else { continue };
+        let Handed::Bind { source, target, ids, attr } = handed else { continue };
+        if *ids == Ids::Same {
+            continue;
+        }
         let root = open_dir(format!("/proc/{pid}/root"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let seen = sys::path::open_in(&root, target, sys::path::Links::Refuse, flags, 0)?;
-        let (inside, base) = (mount::look(&seen)?, mount::look(open_dir(source)?)?);
+        let (inside, base) = (mount::look(&seen)?, mount::look(open_source(source, *ids)?)?);
         if inside.file != base.file || !inside.attr.has(*attr) {
-            return Err(Error::failed(format!("{} inside is not the base's", target.display())));
+            return Err(Error::failed(format!("{} inside is not the host's", target.display())));
         }
     }
     Ok(())

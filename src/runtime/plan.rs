@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
 use super::InitKind;
 use crate::error::{Error, Kind, Result};
@@ -106,8 +106,8 @@ pub enum Handed {
         target: PathBuf,
         /// Flags to lock.
         attr: Attr,
-        /// Whether the container's ids are mapped onto the tree's.
-        idmap: bool,
+        /// Whose ids are mapped onto the tree's.
+        ids: Ids,
     },
     /// A device node.
     Device {
@@ -115,6 +115,23 @@ pub enum Handed {
         target: PathBuf,
         /// Major and minor number that it must have.
         rdev: (u32, u32),
+    },
+}
+
+/// How ids on a file system are seen through a bind mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// As they are.
+    Same,
+    /// As the container's ids with the same numbers.
+    Container,
+    /// One user and one group, each with its id on the file system and on the host's side of the
+    /// container's range; all others are nobody's.
+    Person {
+        /// The user.
+        uid: (u32, u32),
+        /// The group.
+        gid: (u32, u32),
     },
 }
 
@@ -171,7 +188,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         source: root.clone(),
         target: "/".into(),
         attr: Attr::NODEV,
-        idmap: false,
+        ids: Ids::Same,
     }];
     let mut steps = Vec::new();
     for mount in &mounts {
@@ -266,7 +283,15 @@ fn make(mount: &Mount) -> Step {
 fn bind(mount: &Mount) -> Handed {
     let (attr, _, idmap) = options(mount);
     let source = mount.source().clone().unwrap_or_default();
-    Handed::Bind { source, target: mount.destination().clone(), attr, idmap }
+    let one = |list: &Option<Vec<LinuxIdMapping>>| {
+        list.as_deref().and_then(|l| l.first()).map(|m| (m.container_id(), m.host_id()))
+    };
+    let ids = match (one(mount.uid_mappings()), one(mount.gid_mappings())) {
+        (Some(uid), Some(gid)) => Ids::Person { uid, gid },
+        _ if idmap => Ids::Container,
+        _ => Ids::Same,
+    };
+    Handed::Bind { source, target: mount.destination().clone(), attr, ids }
 }
 
 fn devices(handed: &[Handed]) -> Vec<Step> {
@@ -355,14 +380,17 @@ fn attr_words(attr: Attr) -> String {
 impl fmt::Display for Handed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Handed::Bind { source, target, attr, idmap } => write!(
-                f,
-                "lock {} for {} ({}{})",
-                source.display(),
-                target.display(),
-                attr_words(*attr),
-                if *idmap { ",idmap" } else { "" }
-            ),
+            Handed::Bind { source, target, attr, ids } => {
+                let (from, to, flags) = (source.display(), target.display(), attr_words(*attr));
+                write!(f, "lock {from} for {to} ({flags}")?;
+                match ids {
+                    Ids::Same => f.write_str(")"),
+                    Ids::Container => f.write_str(",idmap)"),
+                    Ids::Person { uid, gid } => {
+                        write!(f, ",uid {} as {},gid {} as {})", uid.0, uid.1, gid.0, gid.1)
+                    }
+                }
+            }
             Handed::Device { target, rdev } => {
                 write!(f, "check that {} is device {}:{}", target.display(), rdev.0, rdev.1)
             }

@@ -33,6 +33,9 @@ pub struct Record {
     /// Whether it stays at its generation when its base is updated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,
+    /// Whether its owner's home on the host is mounted inside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared_home: bool,
     /// When it was made, RFC 3339.
     pub created: String,
 }
@@ -74,6 +77,7 @@ impl Record {
             profile,
             overrides: Overrides::default(),
             hold: false,
+            shared_home: false,
             created: now(),
         }
     }

@@ -10,6 +10,7 @@ mod change;
 mod common;
 mod crash;
 mod enter;
+mod home;
 mod life;
 mod member;
 mod race;
