@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::request::Which;
 use crate::store::Name;
-use crate::sys::tty::Size;
+use crate::sys::tty::{self, Size};
 
 /// The containers that a verb with NAME… or --all is for.
 pub(super) fn names(engine: &Engine, given: &[String], all: bool) -> Result<Vec<Name>> {
@@ -53,9 +53,14 @@ pub(super) fn set_screen(size: Option<Size>) {
     let _ = SCREEN.set(size);
 }
 
-/// The size of the screen that output ends on; None if it is none.
+/// The size of the screen that output ends on; None if it is none. One that does not know its
+/// size is one all the same: what is for a screen only must be left out on it, or escaped.
 pub(super) fn screen() -> Option<Size> {
-    *SCREEN.get_or_init(|| crate::sys::tty::size(std::io::stdout()))
+    *SCREEN.get_or_init(|| {
+        let output = std::io::stdout();
+        let unknown = Size { rows: 24, columns: 80 };
+        tty::is_terminal(&output).then(|| tty::size(&output).unwrap_or(unknown))
+    })
 }
 
 /// Does `work` for each name; one that fails does not keep the others from it. The exit code

@@ -6,6 +6,7 @@
 
 mod admin;
 mod attack;
+mod attack_member;
 mod change;
 mod common;
 mod crash;

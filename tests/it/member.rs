@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use crate::common::{Container, Out, Store, coloc, run, run_within, sh, store, turn, until};
 
 /// A host user whose containers these tests alone make.
-fn member() -> &'static str {
+pub(crate) fn member() -> &'static str {
     add("colocmem")
 }
 
-fn add(user: &'static str) -> &'static str {
+pub(crate) fn add(user: &'static str) -> &'static str {
     let _turn = turn();
     sh(&format!("id {user} >/dev/null 2>&1 || useradd -M {user}")).ok();
     user
@@ -36,6 +36,7 @@ impl<'a> Served<'a> {
         member();
         let program = store.root.join("coloc");
         std::fs::copy(coloc(), &program).unwrap();
+        let _ = std::fs::remove_file(store.root.join("coloc-shell"));
         std::os::unix::fs::symlink("coloc", store.root.join("coloc-shell")).unwrap();
         let mut broker = Command::new("sh");
         broker.args(["-c", WATCH, "sh"]).arg(coloc()).arg(&store.root);
@@ -76,7 +77,7 @@ impl<'a> Served<'a> {
 
     /// The same on a terminal.
     #[track_caller]
-    fn on_terminal(&self, script: &str) -> Out {
+    pub(crate) fn on_terminal(&self, script: &str) -> Out {
         self.sh(&format!(
             "export -f coloc; SHELL=/bin/bash script -qec '{}' /dev/null",
             script.replace('\'', r"'\''")
@@ -92,14 +93,14 @@ impl Drop for Served<'_> {
     }
 }
 
-struct House {
-    served: Served<'static>,
-    own: Container<'static>,
-    other: Container<'static>,
+pub(crate) struct House {
+    pub(crate) served: Served<'static>,
+    pub(crate) own: Container<'static>,
+    pub(crate) other: Container<'static>,
 }
 
 /// One house for most of the tests.
-fn house() -> &'static House {
+pub(crate) fn house() -> &'static House {
     static HOUSE: OnceLock<House> = OnceLock::new();
     HOUSE.get_or_init(|| {
         let own = Container::started(store(), "mine", &["--owner", member()]);
@@ -110,13 +111,13 @@ fn house() -> &'static House {
 
 /// Runs a line as the member, where BOX is their container and OTHER somebody else's.
 #[track_caller]
-fn as_member(script: &str) -> Out {
+pub(crate) fn as_member(script: &str) -> Out {
     let h = house();
     h.served.sh(&script.replace("BOX", &h.own.name).replace("OTHER", &h.other.name))
 }
 
 #[track_caller]
-fn on_terminal(script: &str) -> Out {
+pub(crate) fn on_terminal(script: &str) -> Out {
     let h = house();
     h.served.on_terminal(&script.replace("BOX", &h.own.name))
 }
@@ -179,6 +180,11 @@ fn what_is_not_theirs_and_what_is_not_there_are_refused_alike() {
         "shell X --user root",
         "exec X -- true",
         "exec X --user 0 -- true",
+        "stale X",
+        "stale X --restart",
+        "conflicts X",
+        "conflicts X /etc/passwd",
+        "conflicts X /etc/passwd --take mine",
     ] {
         let mut told = Vec::new();
         for name in [h.other.name.as_str(), "no-such-container"] {
@@ -213,6 +219,15 @@ fn everything_else_is_the_admins() {
         "base create x --suite bookworm",
         "init",
         "serve",
+        "set BOX hold=true",
+        "set BOX owners=root",
+        "set BOX home=shared",
+        "adopt BOX",
+        "base update debian",
+        "base update --all",
+        "base shell debian -- true",
+        "base rollback debian",
+        "base prune debian",
         "supervise BOX",
     ] {
         let said = as_member(&format!("coloc {line}")).fails(5);
@@ -453,7 +468,7 @@ fn a_relay_has_the_members_power_and_no_more() {
 }
 
 /// The processes of the broker of `store` that have become the member.
-fn relays(store: &Store) -> Vec<i32> {
+pub(crate) fn relays(store: &Store) -> Vec<i32> {
     let find = format!(
         "pgrep -u {} -f '^coloc --root {} serve --connection$'",
         member(),
@@ -472,7 +487,7 @@ fn streams_that_are_none_are_an_error_and_no_more() {
     assert_eq!(out.ok(), "done\n");
 }
 
-fn all_of(socket: &mut UnixStream) -> String {
+pub(crate) fn all_of(socket: &mut UnixStream) -> String {
     let mut bytes = Vec::new();
     let _ = socket.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
