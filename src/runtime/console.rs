@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::UnmountFlags;
@@ -98,6 +98,9 @@ fn wait_for(socket: &OwnedFd, events: &Events, input: Option<&OwnedFd>) -> (bool
     (has(0), has(1), has(2))
 }
 
+/// For how long a new supervisor may take until it serves the console.
+const LISTENS_WITHIN: Duration = Duration::from_secs(2);
+
 fn connect(run: &Path) -> Result<OwnedFd> {
     let (_dir, path) = socket_path(run)?;
     let socket = rustix::net::socket_with(
@@ -108,10 +111,16 @@ fn connect(run: &Path) -> Result<OwnedFd> {
     )
     .named(|| "socket(AF_UNIX, SOCK_SEQPACKET)".into())?;
     let address = SocketAddrUnix::new(&path).named(|| format!("address {path:?}"))?;
-    rustix::net::connect(&socket, &address).map_err(|_| {
-        Error::new(Kind::State, "nobody holds its console: the supervisor is gone")
-            .hint("coloc start NAME puts a new one beside it; coloc shell works meanwhile")
-    })?;
+    // A start is over before the supervisor has executed itself again and listens.
+    let until = Instant::now() + LISTENS_WITHIN;
+    while rustix::net::connect(&socket, &address).is_err() {
+        if Instant::now() > until {
+            let gone = "nobody holds its console: the supervisor is gone";
+            return Err(Error::new(Kind::State, gone)
+                .hint("coloc start NAME puts a new one beside it; coloc shell works meanwhile"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     Ok(socket)
 }
 
