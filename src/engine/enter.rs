@@ -17,6 +17,7 @@ use crate::store::running::State;
 use crate::store::{Name, Record};
 use crate::sys::path::open_dir;
 use crate::sys::process::End;
+use crate::sys::seccomp::Instruction;
 use crate::tree::accounts::{self, User};
 use crate::tree::file;
 
@@ -223,6 +224,7 @@ impl Engine {
 
     fn program(&self, record: &Record, account: &Account, request: &Enter) -> Result<Program> {
         let user = &account.user;
+        let (bounding, filter) = self.bounds(record)?;
         Ok(Program {
             path: request.command.first().cloned().unwrap_or_else(|| user.shell.clone()),
             args: match request.command.is_empty() {
@@ -238,7 +240,8 @@ impl Engine {
                 None => vec![user.home.clone(), "/".into()],
             },
             stream_uid: user.uid,
-            bounding: self.bounding(record)?,
+            bounding,
+            filter,
             ids_start: record.ids.start,
             agent: request.agent,
         })
@@ -283,14 +286,18 @@ impl Engine {
         Ok(program)
     }
 
-    /// The bounding set of the container, as its init has it.
-    fn bounding(&self, record: &Record) -> Result<Vec<String>> {
+    /// The bounding set and the filter of system calls of the container, as its init has them.
+    fn bounds(&self, record: &Record) -> Result<(Vec<String>, Vec<Instruction>)> {
         let (_, plan, _) = self.plan_with(record, None)?;
-        let bound = plan.steps.into_iter().find_map(|s| match s {
-            Step::Bound(keep) => Some(keep),
-            _ => None,
-        });
-        Ok(bound.unwrap_or_default())
+        let (mut bounding, mut filter) = (Vec::new(), Vec::new());
+        for step in plan.steps {
+            match step {
+                Step::Bound(keep) => bounding = keep,
+                Step::Filter { program, .. } => filter = program,
+                _ => {}
+            }
+        }
+        Ok((bounding, filter))
     }
 
     /// Runs a command of coloc's own inside as root, without streams; whether it went well.

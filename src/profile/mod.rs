@@ -1,6 +1,7 @@
 //! Profiles: named settings that containers start from, and the OCI runtime spec that the
 //! settings become.
 
+mod seccomp;
 pub mod spec;
 
 use std::path::{Path, PathBuf};
@@ -63,6 +64,21 @@ impl Network {
     }
 }
 
+/// What a profile lets its containers do beyond the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Allow {
+    /// io_uring(7).
+    pub io_uring: bool,
+    /// userfaultfd(2).
+    pub userfaultfd: bool,
+    /// socketcall(2), for the network of 32-bit x86 programs over the GNU C library.
+    pub socketcall: bool,
+    /// Containers in the container: a /proc and a /sys without masks are kept aside, which the
+    /// kernel asks for before it makes new ones.
+    pub nesting: bool,
+}
+
 /// A profile document; see coloc-profile(5).
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +92,9 @@ pub struct Profile {
     /// The network.
     #[serde(default)]
     pub network: Network,
+    /// What goes beyond the default.
+    #[serde(default)]
+    pub allow: Allow,
 }
 
 /// What a container runs with: its profile with its own settings over it.
@@ -85,6 +104,8 @@ pub struct Settings {
     pub init: InitChoice,
     /// The network.
     pub network: Network,
+    /// What goes beyond the default.
+    pub allow: Allow,
 }
 
 impl Profile {
@@ -104,7 +125,11 @@ impl Profile {
     pub fn settings(&self, overrides: &Overrides) -> Result<Settings> {
         let init = overrides.init.as_deref().map(InitChoice::parse).transpose()?;
         let network = overrides.network.as_deref().map(Network::parse).transpose()?;
-        Ok(Settings { init: init.unwrap_or(self.init), network: network.unwrap_or(self.network) })
+        Ok(Settings {
+            init: init.unwrap_or(self.init),
+            network: network.unwrap_or(self.network),
+            allow: self.allow,
+        })
     }
 }
 
@@ -136,10 +161,11 @@ mod tests {
     fn overrides_win_and_bad_words_are_named() {
         let profile = Profile { init: InitChoice::Builtin, ..Profile::default() };
         let none = profile.settings(&Overrides::default()).unwrap();
-        assert_eq!(none, Settings { init: InitChoice::Builtin, network: Network::Private });
+        let allow = Allow::default();
+        assert_eq!(none, Settings { init: InitChoice::Builtin, network: Network::Private, allow });
         let some = Overrides { init: Some("auto".into()), network: Some("host".into()) };
         let both = profile.settings(&some).unwrap();
-        assert_eq!(both, Settings { init: InitChoice::Auto, network: Network::Host });
+        assert_eq!(both, Settings { init: InitChoice::Auto, network: Network::Host, allow });
         let bad = Overrides { network: Some("moon".into()), ..Overrides::default() };
         assert!(profile.settings(&bad).unwrap_err().to_string().contains("moon"));
     }

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
     MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
-use super::{Network, Settings};
+use super::{Network, Settings, seccomp};
 use crate::error::{Error, Result};
 use crate::store::Record;
 use crate::store::annotation::{INIT_KIND, MACHINE_ID};
@@ -140,6 +140,7 @@ fn derive_inner(
         .devices(devices()?)
         .readonly_paths(vec!["/proc/sys".to_string()])
         .masked_paths(Vec::<String>::new())
+        .seccomp(seccomp::filter(settings.allow)?)
         .build()?;
     let mut bounding: Capabilities = ALL.into_iter().filter(|c| !WITHOUT.contains(c)).collect();
     if settings.network == Network::Host {

@@ -102,6 +102,7 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
         Step::HostName(name) => nix::unistd::sethostname(name).named(|| "sethostname".into())?,
         Step::Loopback => sys::net::loopback_up()?,
         Step::Bound(keep) => bound(keep)?,
+        Step::Filter { program, .. } => sys::seccomp::install(program)?,
         Step::Init { .. } => return Err(Error::failed("init comes last")),
     }
     Ok(())

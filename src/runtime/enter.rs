@@ -25,6 +25,7 @@ use super::relay::{self, Line};
 use crate::error::{Context, Error, Result};
 use crate::store::running::State;
 use crate::sys::process::{self, End};
+use crate::sys::seccomp::{self, Instruction};
 use crate::sys::tty::{self, Pty, Size};
 use crate::sys::{Named, clone, fdpass, path};
 
@@ -49,6 +50,8 @@ pub struct Program {
     pub stream_uid: u32,
     /// Capabilities that stay in the bounding set.
     pub bounding: Vec<String>,
+    /// The filter of its system calls.
+    pub filter: Vec<Instruction>,
     /// First host id of the container.
     pub ids_start: u32,
     /// Whether it is to reach the caller's ssh agent.
@@ -226,6 +229,10 @@ fn become_program(
         process::close_others_on_exec()?;
         process::default_signals()?;
         bound(&program.bounding)?;
+        // While it still has the power to do so without giving up set-user-ID programs.
+        if !program.filter.is_empty() {
+            seccomp::install(&program.filter)?;
+        }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         process::become_user(program.uid, program.gid, &program.groups)?;
         enter_directory(&program.cwd)

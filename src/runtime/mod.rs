@@ -15,6 +15,7 @@ pub mod parent;
 pub mod plan;
 pub mod protocol;
 pub mod relay;
+pub mod seccomp;
 pub mod swap;
 
 /// What the init of a base is, by the program that `/sbin/init` leads to.

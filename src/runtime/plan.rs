@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
 use super::InitKind;
+use super::seccomp::{self, Summary};
 use crate::error::{Error, Kind, Result};
 use crate::store::annotation::{INIT_KIND, MACHINE_ID};
 use crate::sys::mount::Attr;
+use crate::sys::seccomp::Instruction;
 
 /// One thing that the child does, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +86,13 @@ pub enum Step {
     Loopback,
     /// Drop every capability that is not in the list from the bounding set.
     Bound(Vec<String>),
+    /// Filter system calls from here on, for init and all that comes of it.
+    Filter {
+        /// What the kernel gets.
+        program: Vec<Instruction>,
+        /// What it says, for people.
+        summary: Summary,
+    },
     /// Become init.
     Init {
         /// Its kind.
@@ -238,6 +247,10 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let mut keep: Vec<String> = bounding.into_iter().flatten().map(|c| c.to_string()).collect();
     keep.sort();
     steps.push(Step::Bound(keep));
+    if let Some(filter) = linux.seccomp() {
+        let program = seccomp::compile(filter)?;
+        steps.push(Step::Filter { program, summary: seccomp::summary(filter) });
+    }
     steps.push(Step::Init {
         kind: kind.word(),
         args: process.args().clone().unwrap_or_default(),
@@ -428,6 +441,15 @@ impl fmt::Display for Step {
             Step::HostName(name) => write!(f, "set host name {name}"),
             Step::Loopback => write!(f, "bring lo up"),
             Step::Bound(keep) => write!(f, "bound capabilities to {}", keep.join(" ")),
+            Step::Filter { program, summary } => write!(
+                f,
+                "filter system calls by {} instructions: {} allowed; refused, or for some \
+                 arguments (*): {} {}*; no other is known",
+                program.len(),
+                summary.allowed.len(),
+                summary.refused.join(" "),
+                summary.partly.join("* ")
+            ),
             Step::Init { args, kind, .. } => write!(f, "become {} ({kind})", args.join(" ")),
         }
     }

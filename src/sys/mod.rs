@@ -12,6 +12,7 @@ pub mod mountinfo;
 pub mod net;
 pub mod path;
 pub mod process;
+pub mod seccomp;
 pub mod tty;
 
 use std::fmt;
