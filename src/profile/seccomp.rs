@@ -2,7 +2,7 @@
 //!
 //! A list of what is allowed: a call that this page does not know fails with ENOSYS, as on a
 //! kernel that does not have it, so that programs fall back to an older one. A call that is
-//! known and refused fails with EPERM.
+//! known and refused fails with EPERM, a socket of a refused family with EAFNOSUPPORT.
 //!
 //! Rules for one call are tried in the order of the spec's list; the first that matches counts.
 
@@ -157,6 +157,7 @@ pub(super) fn filter(allow: Allow) -> Specs<LinuxSeccomp> {
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
+const EAFNOSUPPORT: u32 = 97;
 
 /// Calls that are refused for some of their arguments.
 fn by_argument(allow: Allow) -> Specs<Vec<LinuxSyscall>> {
@@ -164,16 +165,17 @@ fn by_argument(allow: Allow) -> Specs<Vec<LinuxSyscall>> {
         // Keys put into a terminal that is read outside, and the text of the host's console.
         refuse(&["ioctl"], vec![is(1, TIOCSTI)?])?,
         refuse(&["ioctl"], vec![is(1, TIOCLINUX)?])?,
-        // The network of the hypervisor, the kernel's ciphers, the audit log.
-        refuse(&["socket"], vec![is(0, AF_VSOCK)?])?,
-        refuse(&["socket"], vec![is(0, AF_ALG)?])?,
-        refuse(&["socket"], vec![is(0, AF_NETLINK)?, is(2, NETLINK_AUDIT)?])?,
+        // The network of the hypervisor, the kernel's ciphers, the audit log. sudo, sshd and
+        // cron go on without a log only if the kernel seems to have none.
+        without(&["socket"], vec![is(0, AF_VSOCK)?])?,
+        without(&["socket"], vec![is(0, AF_ALG)?])?,
+        without(&["socket"], vec![is(0, AF_NETLINK)?, is(2, NETLINK_AUDIT)?])?,
         // It throws away what a server on the net has not been told yet.
         refuse(&["umount2"], vec![has(1, MNT_FORCE)?])?,
     ];
     // The old way to a socket on 32-bit x86 hides the family in memory, where no filter looks.
     if !allow.socketcall {
-        rules.push(refuse(&["socketcall"], vec![is(0, SYS_SOCKET)?])?);
+        rules.push(without(&["socketcall"], vec![is(0, SYS_SOCKET)?])?);
     }
     for plain in PERSONALITIES {
         rules.push(permit(&["personality"], vec![is(0, plain)?])?);
@@ -184,23 +186,24 @@ fn by_argument(allow: Allow) -> Specs<Vec<LinuxSyscall>> {
 }
 
 fn refuse(names: &[&str], args: Vec<LinuxSeccompArg>) -> Specs<LinuxSyscall> {
-    rule(names, args, LinuxSeccompAction::ScmpActErrno)
+    rule(names, args, Some(EPERM))
+}
+
+fn without(names: &[&str], args: Vec<LinuxSeccompArg>) -> Specs<LinuxSyscall> {
+    rule(names, args, Some(EAFNOSUPPORT))
 }
 
 fn permit(names: &[&str], args: Vec<LinuxSeccompArg>) -> Specs<LinuxSyscall> {
-    rule(names, args, LinuxSeccompAction::ScmpActAllow)
+    rule(names, args, None)
 }
 
-fn rule(
-    names: &[&str],
-    args: Vec<LinuxSeccompArg>,
-    action: LinuxSeccompAction,
-) -> Specs<LinuxSyscall> {
+fn rule(names: &[&str], args: Vec<LinuxSeccompArg>, errno: Option<u32>) -> Specs<LinuxSyscall> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let mut rule = LinuxSyscallBuilder::default().names(names).action(action);
-    if action == LinuxSeccompAction::ScmpActErrno {
-        rule = rule.errno_ret(EPERM);
-    }
+    let mut rule = LinuxSyscallBuilder::default().names(names);
+    rule = match errno {
+        Some(errno) => rule.action(LinuxSeccompAction::ScmpActErrno).errno_ret(errno),
+        None => rule.action(LinuxSeccompAction::ScmpActAllow),
+    };
     if !args.is_empty() {
         rule = rule.args(args);
     }

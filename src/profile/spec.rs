@@ -116,6 +116,35 @@ pub const DEVICES: [(&str, i64, i64); 6] = [
     ("tty", 5, 0),
 ];
 
+/// What of /proc and /sys tells of the host, or acts on it. The kernel lets a container's root
+/// do nothing there; this keeps it from those who only look, too.
+const MASKED: [&str; 21] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+    "/sys/fs/pstore",
+    "/sys/kernel/config",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/kernel/tracing",
+];
+
+/// What can be looked at and not written.
+const READ_ONLY: [&str; 4] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq"];
+
 /// The whole spec of one container.
 pub fn derive(record: &Record, settings: Settings, place: &Place<'_>) -> Result<Spec> {
     derive_inner(record, settings, place)
@@ -138,8 +167,8 @@ fn derive_inner(
         .namespaces(namespaces(settings.network)?)
         .cgroups_path(place.cgroup)
         .devices(devices()?)
-        .readonly_paths(vec!["/proc/sys".to_string()])
-        .masked_paths(Vec::<String>::new())
+        .readonly_paths(READ_ONLY.map(String::from).to_vec())
+        .masked_paths(MASKED.map(String::from).to_vec())
         .seccomp(seccomp::filter(settings.allow)?)
         .build()?;
     let mut bounding: Capabilities = ALL.into_iter().filter(|c| !WITHOUT.contains(c)).collect();
@@ -170,7 +199,7 @@ fn derive_inner(
         .version("1.2.0")
         .hostname(record.name.as_str())
         .root(RootBuilder::default().path(place.private).readonly(false).build()?)
-        .mounts(mounts(record, settings.network, place)?)
+        .mounts(mounts(record, settings, place)?)
         .process(process)
         .linux(linux)
         .annotations(std::collections::HashMap::from([
@@ -240,7 +269,7 @@ fn home_mount(home: &Home, ids_start: u32) -> Specs<Mount> {
         .build()
 }
 
-fn mounts(record: &Record, network: Network, place: &Place<'_>) -> Specs<Vec<Mount>> {
+fn mounts(record: &Record, settings: Settings, place: &Place<'_>) -> Specs<Vec<Mount>> {
     let mount = |at: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
             .destination(at)
@@ -250,7 +279,7 @@ fn mounts(record: &Record, network: Network, place: &Place<'_>) -> Specs<Vec<Mou
             .build()
     };
     let none = Path::new("none");
-    let sys = match network {
+    let sys = match settings.network {
         Network::Private => mount("/sys", "sysfs", none, &["ro", "nosuid", "nodev", "noexec"]),
         // A new sysfs shows the network of whoever mounts it, and the host's is not ours.
         Network::Host => {
@@ -277,6 +306,15 @@ fn mounts(record: &Record, network: Network, place: &Place<'_>) -> Specs<Vec<Mou
     ];
     if let Some(home) = place.home {
         list.push(home_mount(home, record.ids.start)?);
+    }
+    if settings.allow.nesting {
+        // A user namespace made inside may mount a proc of its own only if it sees one that
+        // nothing is mounted over.
+        list.push(mount("/run/host/proc", "proc", none, &["nosuid", "nodev", "noexec"])?);
+        if settings.network == Network::Private {
+            let options = ["ro", "nosuid", "nodev", "noexec"];
+            list.push(mount("/run/host/sys", "sysfs", none, &options)?);
+        }
     }
     Ok(list)
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::cgroup::Doors;
-use super::plan::{Plan, Step};
+use super::plan::{MASK_DIR, MASK_FILE, Plan, Step};
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount::{self, Attr};
@@ -96,6 +96,8 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
             rustix::fs::mkdir(at, Mode::from_raw_mode(0o755)).named(|| "mkdir".into())?;
         }
         Step::ReadOnly { at, except } => read_only(at, except.as_deref())?,
+        Step::Mask { at } => mask(at)?,
+        Step::BootId => boot_id()?,
         Step::Console => console(hands)?,
         Step::Seal { at } => mount::set(look_up(at, OFlags::DIRECTORY)?, Attr::RDONLY)?,
         Step::Share => mount::make_all_shared()?,
@@ -174,7 +176,45 @@ fn prove_locked(target: &Path) -> Result<()> {
     Err(Error::failed("the shared base is not mounted read-only"))
 }
 
+/// Covers `at` with nothing. What this kernel does not have needs no mask.
+fn mask(at: &Path) -> Result<()> {
+    let Some(covered) = there(at)? else { return Ok(()) };
+    let stat = rustix::fs::fstat(&covered).named(|| format!("fstat({at:?})"))?;
+    let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+    let nothing = if is_dir { MASK_DIR } else { MASK_FILE };
+    cover(&covered, nothing)
+}
+
+/// Binds `with` over `covered`, read-only.
+fn cover(covered: &OwnedFd, with: &str) -> Result<()> {
+    let copy = mount::clone_at(look_up(Path::new(with), OFlags::empty())?)?;
+    mount::set(&copy, Attr::RDONLY)?;
+    Ok(mount::attach(&copy, covered)?)
+}
+
+/// What is at `at`, if something is.
+fn there(at: &Path) -> Result<Option<OwnedFd>> {
+    match open_in(root()?, at, Links::Refuse, OFlags::PATH, 0) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if e.errno() == libc::ENOENT => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The kernel's own says which boot of the host it is: who has it can tell that two containers
+/// are on one host, and journald would take two boots of a container for one.
+fn boot_id() -> Result<()> {
+    const PLACE: &str = "/run/host/boot-id";
+    let random = |name: &str| Path::new("/proc/sys/kernel/random").join(name);
+    let fresh = std::fs::read_to_string(random("uuid")).context(|| "cannot read a new uuid")?;
+    carry_out(&Step::Write { at: PLACE.into(), text: fresh }, &mut Hands::default())?;
+    cover(&look_up(&random("boot_id"), OFlags::empty())?, PLACE)
+}
+
 fn read_only(at: &Path, except: Option<&Path>) -> Result<()> {
+    if there(at)?.is_none() {
+        return Ok(());
+    }
     let open = except.map(|path| -> Result<_> {
         Ok((path, mount::clone_at(look_up(path, OFlags::DIRECTORY)?)?))
     });

@@ -71,6 +71,13 @@ pub enum Step {
         /// What stays writable, if anything.
         except: Option<PathBuf>,
     },
+    /// Put an empty file or directory over what is there, if something is.
+    Mask {
+        /// What is covered.
+        at: PathBuf,
+    },
+    /// A boot id of the container's own.
+    BootId,
     /// Make the console pty and the socket on which init says that it is up.
     Console,
     /// Flags on a mount after it was filled.
@@ -229,6 +236,10 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         let except = (own_network && path == "/proc/sys").then(|| PathBuf::from("/proc/sys/net"));
         steps.push(Step::ReadOnly { at: path.into(), except });
     }
+    steps.extend(inaccessible());
+    let masked = linux.masked_paths().iter().flatten();
+    steps.extend(masked.map(|path| Step::Mask { at: path.into() }));
+    steps.push(Step::BootId);
     steps.push(Step::Console);
     let resolv = if own_network { "" } else { &host.resolv_conf };
     steps.extend(host_files(&note(MACHINE_ID), &host.os_release, resolv));
@@ -324,6 +335,20 @@ fn devices(handed: &[Handed]) -> Vec<Step> {
         steps.push(Step::Link { at: Path::new("/dev").join(at), to: to.into() });
     }
     steps
+}
+
+/// The empty file and directory that masks are made of.
+pub(super) const MASK_FILE: &str = "/run/host/inaccessible/reg";
+/// See [`MASK_FILE`].
+pub(super) const MASK_DIR: &str = "/run/host/inaccessible/dir";
+
+/// They have the place and the names that systemd-nspawn gives them.
+fn inaccessible() -> Vec<Step> {
+    vec![
+        Step::Directory { at: "/run/host/inaccessible".into() },
+        Step::Directory { at: MASK_DIR.into() },
+        Step::Write { at: MASK_FILE.into(), text: String::new() },
+    ]
 }
 
 /// /run/host as systemd's Container Interface has it, read-only once it is filled.
@@ -435,6 +460,8 @@ impl fmt::Display for Step {
             Step::ReadOnly { at, except: Some(e) } => {
                 write!(f, "make {} read-only, {} not", at.display(), e.display())
             }
+            Step::Mask { at } => write!(f, "mask {}", at.display()),
+            Step::BootId => write!(f, "make a boot id of its own"),
             Step::Console => write!(f, "make the console and /run/host/notify"),
             Step::Seal { at } => write!(f, "make {} read-only", at.display()),
             Step::Share => write!(f, "share the mounts with namespaces made inside"),
