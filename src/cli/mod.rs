@@ -3,6 +3,7 @@
 mod adopt;
 mod base;
 mod change;
+mod check;
 mod conflicts;
 mod console;
 mod create;
@@ -75,6 +76,7 @@ enum Verb {
     Conflicts(conflicts::ConflictsArgs),
     Set(set::SetArgs),
     Plan(plan::PlanArgs),
+    Check(check::CheckArgs),
     Serve(serve::ServeArgs),
     Supervise(supervise::SuperviseArgs),
 }
@@ -162,6 +164,7 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Conflicts(args) => ask(layout, args.request()?),
         Verb::Set(args) => set::run(&change("change a container's settings")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
+        Verb::Check(args) => check::run(&look("check")?, &args),
         Verb::Supervise(args) => supervise::run(&look("supervise a container")?, &args),
     }
 }

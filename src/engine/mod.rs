@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod bases;
+pub mod check;
 pub mod conflicts;
 pub mod create;
 pub mod delete;

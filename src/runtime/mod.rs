@@ -13,6 +13,7 @@ pub mod monitor;
 pub mod near;
 pub mod parent;
 pub mod plan;
+pub mod probe;
 pub mod protocol;
 pub mod relay;
 pub mod seccomp;

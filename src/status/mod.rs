@@ -1,6 +1,8 @@
 //! What there is and what runs, as data: what `coloc list` and `coloc status` show. The keys are
 //! documented in coloc(1) and do not change their meaning.
 
+pub mod check;
+
 use crate::store::Name;
 use crate::store::record::Range;
 

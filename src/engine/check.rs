@@ -1,0 +1,265 @@
+//! `coloc check`: the host, and what really confines a container.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::{Engine, unit};
+use crate::error::{Error, Kind, Result};
+use crate::profile::Network;
+use crate::runtime::plan::{Plan, Step};
+use crate::runtime::swap::Seen;
+use crate::runtime::{cgroup, probe, swap};
+use crate::status::check::{self, Check, Verdict};
+use crate::store::running::State;
+use crate::store::{Name, Record, config};
+use crate::sys::path::open_dir;
+use crate::sys::{mount, mountinfo};
+
+/// File systems that take an id mapping, by their magic number: ext4, xfs, btrfs, tmpfs, f2fs.
+const MAPPABLE: [i64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
+
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|t| t.trim_end().to_string())
+}
+
+impl Engine {
+    /// What this host has and lacks.
+    pub fn check_host(&self) -> Vec<Check> {
+        vec![
+            kernel(),
+            user_namespaces(),
+            filters(),
+            cgroups(),
+            self.file_system(),
+            self.ids(),
+            self.state_is_roots(),
+            check::label(text("/proc/self/attr/current").as_deref(), security_module()),
+            tool("mmdebstrap", "base create --suite needs it: apt-get install mmdebstrap"),
+            Check::new(
+                "systemd",
+                Verdict::Note,
+                if unit::booted() {
+                    "containers are units"
+                } else {
+                    "none: containers are processes"
+                },
+            ),
+        ]
+    }
+
+    fn file_system(&self) -> Check {
+        const WHAT: &str = "file system";
+        let dir = self.layout.bases();
+        match open_dir(&dir).and_then(|d| mount::file_system(&d)) {
+            Err(e) => Check::new(WHAT, Verdict::Unknown, e.to_string()),
+            Ok(magic) => Check::that(
+                WHAT,
+                MAPPABLE.contains(&magic),
+                format!("{magic:#x} at {}", dir.display()),
+                "it may take no id mapping; ext4, xfs and btrfs do",
+            ),
+        }
+    }
+
+    fn ids(&self) -> Check {
+        let pool = self.config.ids;
+        let claim = format!("coloc:{}:{}", pool.start, pool.count);
+        let has = |path| text(path).is_some_and(|t| t.lines().any(|l| l == claim));
+        let holds = has("/etc/subuid") && has("/etc/subgid");
+        let hint = format!("put the line {claim} into /etc/subuid and /etc/subgid");
+        Check::that("ids", holds, format!("{claim} in /etc/subuid and /etc/subgid"), &hint)
+    }
+
+    fn state_is_roots(&self) -> Check {
+        const WHAT: &str = "state";
+        let state = self.layout.state();
+        let mode = std::fs::metadata(&state).map(|m| m.mode() & 0o7777);
+        match (config::check_owner(&self.layout), mode) {
+            (Ok(()), Ok(mode)) => Check::that(
+                WHAT,
+                mode & 0o077 == 0,
+                format!("{} has mode {mode:04o}", state.display()),
+                "host users can walk in: chmod 0700 it",
+            ),
+            (Err(e), _) => Check::new(WHAT, Verdict::Bad, e.to_string()),
+            (_, Err(e)) => Check::new(WHAT, Verdict::Unknown, e.to_string()),
+        }
+    }
+
+    /// What confines `name`, by the kernel's word on its init.
+    pub fn check_container(&self, name: &Name) -> Result<Vec<Check>> {
+        let record = Record::load(&self.layout, name)?;
+        let Some((state, init)) = State::alive(&self.layout, name) else {
+            return Err(Error::new(Kind::State, format!("{name} does not run"))
+                .hint(format!("start it: coloc start {name}")));
+        };
+        let (_, plan, _) = self.plan(&record)?;
+        let network = self.settings(&record)?.network;
+        let proc = PathBuf::from(format!("/proc/{}", state.init.pid));
+        let status = text(proc.join("status")).unwrap_or_default();
+        let read = |file: &str| text(proc.join(file)).unwrap_or_default();
+        let usr = [self.layout.generation(&record.base, record.generation).join("tree/usr")];
+        let mut rows = vec![
+            check::seccomp(&status),
+            check::capabilities(&status, &bound_of(&plan), &number),
+            check::ids(&read("uid_map"), &read("gid_map"), (record.ids.start, record.ids.count)),
+            namespaces(&proc, network),
+            match swap::seen(&init, &usr) {
+                Err(e) => Check::new("base", Verdict::Unknown, e.to_string()),
+                Ok(seen) => Check::that(
+                    "base",
+                    seen == Seen::Known(0),
+                    format!("{}, generation {}", record.base, record.generation),
+                    "/usr inside is another: coloc adopt, or a restart, puts it right",
+                ),
+            },
+            match probe::usr_is_locked(&init) {
+                Ok(()) => Check::new("base locked", Verdict::Good, "root inside cannot change it"),
+                Err(e) if e.kind() == Kind::Unsupported => {
+                    Check::new("base locked", Verdict::Bad, e.to_string()).hint("stop it at once")
+                }
+                Err(e) => Check::new("base locked", Verdict::Unknown, e.to_string()),
+            },
+            masks(&proc, &plan),
+            check::label(text(proc.join("attr/current")).as_deref(), security_module()),
+            limits(&read("limits"), &state),
+        ];
+        // What was read by number was its init's only if that still lives.
+        if state.init.open().is_none() {
+            return Err(Error::new(Kind::State, format!("{name} ended meanwhile")));
+        }
+        rows.retain(|r| !r.found.is_empty());
+        Ok(rows)
+    }
+}
+
+fn bound_of(plan: &Plan) -> Vec<String> {
+    let bound = plan.steps.iter().find_map(|s| match s {
+        Step::Bound(keep) => Some(keep.clone()),
+        _ => None,
+    });
+    bound.unwrap_or_default()
+}
+
+fn number(name: &str) -> Option<u8> {
+    let bare = name.trim_start_matches("CAP_");
+    caps::Capability::from_str(&format!("CAP_{bare}")).ok().map(|c| c.index())
+}
+
+fn namespaces(proc: &Path, network: Network) -> Check {
+    let number = |path: PathBuf| std::fs::metadata(path).ok().map(|m| m.ino());
+    let kinds = ["user", "mnt", "pid", "uts", "ipc", "net", "cgroup"];
+    let pairs = kinds.map(|kind| {
+        let host = Path::new("/proc/self/ns").join(kind);
+        (kind, number(proc.join("ns").join(kind)), number(host))
+    });
+    check::namespaces(&pairs, (network == Network::Host).then_some("net"))
+}
+
+/// A mask is wanted where the kernel has something to cover; this host's own /proc and /sys
+/// tell, which are of the same kernel.
+fn masks(proc: &Path, plan: &Plan) -> Check {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(proc.join("mountinfo"));
+    let read = file.and_then(|f| f.take(mountinfo::LIMIT).read_to_end(&mut bytes));
+    if let Err(e) = read {
+        return Check::new("/proc and /sys", Verdict::Unknown, e.to_string());
+    }
+    let mounts: BTreeSet<PathBuf> = mountinfo::parse(&bytes).into_iter().map(|m| m.at).collect();
+    let wanted: Vec<PathBuf> = plan
+        .steps
+        .iter()
+        .filter_map(|s| match s {
+            Step::Mask { at } | Step::ReadOnly { at, .. } => Some(at.clone()),
+            _ => None,
+        })
+        .filter(|at| at.exists() && shown_in_a_container(at))
+        .collect();
+    check::masks(&wanted, &mounts)
+}
+
+/// These the kernel shows to the first pid or user namespace alone.
+fn shown_in_a_container(at: &Path) -> bool {
+    !["/proc/kcore", "/proc/sysrq-trigger"].iter().any(|p| at == Path::new(p))
+}
+
+fn limits(limits: &str, state: &State) -> Check {
+    let files = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
+    let files = files.and_then(|l| l.split_whitespace().next()).unwrap_or("unknown");
+    let most = |file| {
+        let set = state.cgroups.iter().chain([&state.cgroup]).find_map(|dir| text(dir.join(file)));
+        set.unwrap_or_else(|| "unlimited".into())
+    };
+    let (tasks, memory) = (most("pids.max"), most("memory.max"));
+    Check::new(
+        "limits",
+        Verdict::Note,
+        format!("open files {files}, processes {tasks}, memory {memory}"),
+    )
+}
+
+/// The security module that could confine containers here.
+fn security_module() -> Option<&'static str> {
+    let on = text("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
+    match on {
+        true => Some("AppArmor"),
+        false => Path::new("/sys/fs/selinux/enforce").exists().then_some("SELinux"),
+    }
+}
+
+fn kernel() -> Check {
+    let release = text("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-', '+']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (6, 5) {
+        return Check::new("kernel", Verdict::Good, release);
+    }
+    let check = Check::that("kernel", version >= (5, 19), release, "coloc needs Linux 5.19");
+    match check.verdict {
+        Verdict::Good => Check::new(
+            "kernel",
+            Verdict::Note,
+            format!("{}: containers are frozen for a swap of /usr", check.found),
+        ),
+        _ => check,
+    }
+}
+
+fn user_namespaces() -> Check {
+    let most = text("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    let holds = most.parse::<u64>().is_ok_and(|n| n > 0);
+    let hint = "switch them on: sysctl user.max_user_namespaces=10000";
+    Check::that("user namespaces", holds, format!("{most} at most"), hint)
+}
+
+fn filters() -> Check {
+    let actions = text("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let holds = ["allow", "errno", "kill_process"]
+        .iter()
+        .all(|a| actions.split(' ').any(|word| word == *a));
+    Check::that("system call filters", holds, actions, "the kernel needs CONFIG_SECCOMP_FILTER")
+}
+
+fn cgroups() -> Check {
+    match cgroup::host() {
+        Err(e) => {
+            let hint = e.hint_text().unwrap_or("mount a cgroup2 file system").to_string();
+            Check::new("cgroups", Verdict::Bad, e.to_string()).hint(hint)
+        }
+        Ok(h) if h.v1.is_empty() => {
+            Check::new("cgroups", Verdict::Good, format!("v2 at {}", h.v2.display()))
+        }
+        Ok(h) => Check::new("cgroups", Verdict::Note, format!("hybrid, v2 at {}", h.v2.display())),
+    }
+}
+
+fn tool(name: &'static str, hint: &str) -> Check {
+    let dirs = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    match dirs.iter().map(|d| Path::new(d).join(name)).find(|p| p.exists()) {
+        Some(path) => Check::new(name, Verdict::Good, path.display().to_string()),
+        None => Check::new(name, Verdict::Note, "not there").hint(hint),
+    }
+}

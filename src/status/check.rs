@@ -1,0 +1,199 @@
+//! What `coloc check` says: rows, and how a container's own are read from the kernel's words.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// What became of one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Worth knowing; nothing is wrong.
+    Note,
+    /// Not as it should be.
+    Bad,
+    /// It could not be looked at, which is not the same.
+    Unknown,
+}
+
+impl Verdict {
+    /// The word in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Note => "note",
+            Self::Bad => "BAD",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether monitoring should say something.
+    pub fn is_alarm(self) -> bool {
+        matches!(self, Self::Bad | Self::Unknown)
+    }
+}
+
+/// One look.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Check {
+    /// A row without a hint.
+    pub fn new(what: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
+        Self { what, verdict, found: found.into(), hint: None }
+    }
+
+    /// Good if `holds`, else bad with `hint`.
+    pub fn that(what: &'static str, holds: bool, found: impl Into<String>, hint: &str) -> Self {
+        match holds {
+            true => Self::new(what, Verdict::Good, found),
+            false => Self::new(what, Verdict::Bad, found).hint(hint),
+        }
+    }
+
+    /// With what to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Started before this version of coloc, or by another profile, or its root undid something.
+const RESTART: &str = "restart it: what it was started with is not what it would be now";
+
+fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+}
+
+/// The filter of system calls, from /proc/PID/status.
+pub fn seccomp(status: &str) -> Check {
+    let (mode, filters) = (field(status, "Seccomp"), field(status, "Seccomp_filters"));
+    let found = match mode {
+        Some("2") => format!("{} filter", filters.unwrap_or("a")),
+        _ => "none".into(),
+    };
+    Check::that("system calls", mode == Some("2"), found, RESTART)
+}
+
+/// The capabilities, from /proc/PID/status: `bound` has the names that may be there, and
+/// `numbers` tells the number of a name.
+pub fn capabilities(status: &str, bound: &[String], numbers: &dyn Fn(&str) -> Option<u8>) -> Check {
+    const WHAT: &str = "capabilities";
+    let set = |key| field(status, key).and_then(|v| u64::from_str_radix(v, 16).ok());
+    let (Some(bnd), Some(inh), Some(amb)) = (set("CapBnd"), set("CapInh"), set("CapAmb")) else {
+        return Check::new(WHAT, Verdict::Unknown, "the kernel does not say");
+    };
+    let may = bound.iter().filter_map(|n| numbers(n)).fold(0u64, |set, n| set | 1 << n);
+    let found = format!("bounding {bnd:x}, ambient {amb:x}, inheritable {inh:x}");
+    Check::that(WHAT, bnd & !may == 0 && amb == 0 && inh == 0, found, RESTART)
+}
+
+/// The id maps, from /proc/PID/uid_map and gid_map.
+pub fn ids(uid_map: &str, gid_map: &str, (start, count): (u32, u32)) -> Check {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let want = format!("0 {start} {count}");
+    let holds = words(uid_map) == want && words(gid_map) == want;
+    let found = format!("uids {}, gids {}", words(uid_map), words(gid_map));
+    Check::that("ids", holds, found, "stop it: its ids are not those on record")
+}
+
+/// The namespaces: `pairs` has a kind with its number inside and on the host; `shared` is the
+/// one that may be the host's.
+pub fn namespaces(pairs: &[(&str, Option<u64>, Option<u64>)], shared: Option<&str>) -> Check {
+    const WHAT: &str = "namespaces";
+    if pairs.iter().any(|(_, inside, host)| inside.is_none() || host.is_none()) {
+        return Check::new(WHAT, Verdict::Unknown, "the kernel does not say");
+    }
+    let same: Vec<&str> =
+        pairs.iter().filter(|(_, inside, host)| inside == host).map(|(kind, ..)| *kind).collect();
+    let own = pairs.len() - same.len();
+    let found = match same.is_empty() {
+        true => format!("{own} of its own"),
+        false => format!("{own} of its own; the host's: {}", same.join(", ")),
+    };
+    Check::that(WHAT, same.iter().all(|s| Some(*s) == shared), found, RESTART)
+}
+
+/// The masks: `wanted` are the paths that are to be covered and that this kernel has, `mounts`
+/// where something is mounted.
+pub fn masks(wanted: &[PathBuf], mounts: &BTreeSet<PathBuf>) -> Check {
+    let bare: Vec<String> =
+        wanted.iter().filter(|p| !mounts.contains(*p)).map(|p| p.display().to_string()).collect();
+    let found = match bare.is_empty() {
+        true => format!("{} covered", wanted.len()),
+        false => format!("not covered: {}", bare.join(" ")),
+    };
+    let hint = "its root has uncovered them, or it was started before; a restart covers them";
+    Check::that("/proc and /sys", bare.is_empty(), found, hint)
+}
+
+/// The label of a security module; `on` tells whether the host has AppArmor or SELinux.
+pub fn label(label: Option<&str>, on: Option<&str>) -> Check {
+    const WHAT: &str = "security module";
+    let Some(module) = on else { return Check::new(WHAT, Verdict::Note, "none on this host") };
+    match label.map(|l| l.trim_end_matches(['\0', '\n'])) {
+        None | Some("") => Check::new(WHAT, Verdict::Unknown, format!("{module} does not say")),
+        Some(label) => Check::new(WHAT, Verdict::Note, format!("{module}: {label}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Name:\tinit\nCapInh:\t0000000000000000\nCapBnd:\t0000000000000005\n\
+        CapAmb:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+
+    #[test]
+    fn a_filter_and_bounds_are_read_from_status() {
+        let numbers = |name: &str| ["A", "B", "C"].iter().position(|n| *n == name).map(|n| n as u8);
+        let bound = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(seccomp(STATUS).verdict, Verdict::Good);
+        assert_eq!(seccomp("Seccomp:\t0\n").verdict, Verdict::Bad);
+        assert_eq!(capabilities(STATUS, &bound(&["A", "C"]), &numbers).verdict, Verdict::Good);
+        assert_eq!(capabilities(STATUS, &bound(&["A"]), &numbers).verdict, Verdict::Bad);
+        assert_eq!(capabilities("", &[], &numbers).verdict, Verdict::Unknown);
+        let ambient = STATUS.replace("CapAmb:\t0000000000000000", "CapAmb:\t0000000000000001");
+        let check = capabilities(&ambient, &bound(&["A", "C"]), &numbers);
+        assert_eq!(check.verdict, Verdict::Bad);
+    }
+
+    #[test]
+    fn ids_and_namespaces_have_to_be_its_own() {
+        let map = "         0     100000      65536\n";
+        assert_eq!(ids(map, map, (100_000, 65536)).verdict, Verdict::Good);
+        assert_eq!(ids(map, "0 0 4294967295\n", (100_000, 65536)).verdict, Verdict::Bad);
+        let own = [("user", Some(1), Some(2)), ("net", Some(3), Some(3))];
+        assert_eq!(namespaces(&own, Some("net")).verdict, Verdict::Good);
+        assert_eq!(namespaces(&own, None).verdict, Verdict::Bad);
+        assert_eq!(namespaces(&[("user", None, Some(2))], None).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_mask_that_is_gone_is_named() {
+        let wanted = [PathBuf::from("/proc/keys"), PathBuf::from("/sys/firmware")];
+        let mut mounts: BTreeSet<PathBuf> = wanted.iter().cloned().collect();
+        assert_eq!(masks(&wanted, &mounts).verdict, Verdict::Good);
+        mounts.remove(&wanted[0]);
+        let check = masks(&wanted, &mounts);
+        assert_eq!((check.verdict, &*check.found), (Verdict::Bad, "not covered: /proc/keys"));
+    }
+
+    #[test]
+    fn a_label_is_told_and_a_host_without_them_is_no_fault() {
+        assert_eq!(label(None, None).verdict, Verdict::Note);
+        assert_eq!(label(None, Some("AppArmor")).verdict, Verdict::Unknown);
+        assert_eq!(label(Some("unconfined\n"), Some("AppArmor")).found, "AppArmor: unconfined");
+    }
+}
