@@ -11,6 +11,7 @@ mod change;
 mod common;
 mod crash;
 mod enter;
+mod escape;
 mod filter;
 mod home;
 mod life;

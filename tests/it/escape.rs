@@ -1,0 +1,308 @@
+//! Named attacks, each by root inside. An attack ends with 0 if it worked.
+
+use std::collections::BTreeSet;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use crate::common::{Container, sh, store};
+
+/// Helpers for the scripts. `SECRET` is a path that exists on the host alone, `HOSTPID` a process
+/// of the host, `ABSTRACT` the name of a socket of the host's.
+const PRELUDE: &str = r#"
+exec 2>&1
+# Says whether system call $1 with the rest as arguments does anything but fail.
+call() { perl -e '@a = map { /^-?\d/ ? 0 + (/^0x/ ? hex : $_) : $_ } @ARGV; push @a, 0 while @a < 7;
+    exit(syscall($a[0], @a[1 .. 6]) == -1)' -- "$@"; }
+# Writes what is in a file into it.
+rewrite() { v=$(cat "$1") && { printf '%s\n' "$v" > "$1"; }; }
+sysctl_file() { mount -o remount,bind,rw /proc/sys; rewrite "/proc/sys/$1"; }
+fresh_sysctl() { mount -t proc proc /mnt && rewrite "/mnt/sys/$1"; }
+node() { rm -f /root/node; mknod /root/node "$1" "$2" "$3" && head -c1 /root/node >/dev/null; }
+"#;
+
+const MOUNTS: &[(&str, &str)] = &[
+    ("remount-usr", "mount -o remount,bind,rw /usr && touch /usr/x"),
+    ("remount-usr-superblock", "mount -o remount,rw /usr && touch /usr/x"),
+    ("bind-usr", "mount --bind /usr /mnt && mount -o remount,bind,rw /mnt && touch /mnt/x"),
+    ("rbind-root", "mount --rbind / /mnt && mount -o remount,bind,rw /mnt/usr && touch /mnt/usr/x"),
+    (
+        "move-usr",
+        "mkdir -p /m; l=/m/lib/x86_64-linux-gnu; mount --make-rprivate /; mount --move /usr /m && \
+         $l/ld-linux-x86-64.so.2 --library-path $l /m/bin/mount -o remount,bind,rw /m && \
+         echo x > /m/x",
+    ),
+    (
+        "overlay-over-usr",
+        "mkdir -p /tmp/u /tmp/w; mount -t overlay o -o lowerdir=/usr,upperdir=/tmp/u,workdir=/tmp/w \
+         /mnt && touch /mnt/x && test -e /usr/x",
+    ),
+    (
+        "overlay-with-usr-above",
+        "mkdir -p /tmp/l; mount -t overlay o -o lowerdir=/tmp/l,upperdir=/usr/lib,workdir=/usr/share \
+         /mnt && touch /mnt/x",
+    ),
+    ("nested-remount", "unshare -Urm sh -c 'mount -o remount,bind,rw /usr && touch /usr/x'"),
+    (
+        "nested-twice-remount",
+        "unshare -Urm unshare -Urm sh -c 'mount --bind /usr /mnt && mount -o remount,bind,rw /mnt \
+         && touch /mnt/x'",
+    ),
+    (
+        "detached-copy",
+        "perl -e '$p = \"/usr\"; $e = \"\"; $f = syscall(428, -100, $p, 1); $f >= 0 or exit 1; \
+         $a = pack(\"Q4\", 0, 1, 0, 0); exit(syscall(442, $f, $e, 0x1000, $a, 32) != 0)'",
+    ),
+    (
+        "detached-tree",
+        "perl -e '$p = \"/\"; $u = \"usr\"; $f = syscall(428, -100, $p, 0x8001); $f >= 0 or exit 1; \
+         $a = pack(\"Q4\", 0, 1, 0, 0); exit(syscall(442, $f, $u, 0, $a, 32) != 0)'",
+    ),
+    ("allow-devices-on-root", "mount -o remount,bind,dev / && mknod /n c 1 1 && head -c1 /n"),
+    ("debugfs", "mount -t debugfs none /mnt"),
+    ("tracefs", "mount -t tracefs none /mnt"),
+    ("configfs", "mount -t configfs none /mnt"),
+    ("securityfs", "mount -t securityfs none /mnt"),
+    ("pstore", "mount -t pstore none /mnt"),
+    ("efivarfs", "mount -t efivarfs none /mnt"),
+    ("devtmpfs", "mount -t devtmpfs none /mnt"),
+    ("disk-image", "truncate -s 1M /root/i; mount -o loop /root/i /mnt"),
+    ("force-unmount", "mount -t tmpfs none /mnt && umount -f /mnt"),
+    ("sysfs-anew", "mount -t sysfs none /mnt && rewrite /mnt/kernel/profiling"),
+    ("remount-sys", "mount -o remount,bind,rw /sys && rewrite /sys/kernel/profiling"),
+    (
+        "chroot-and-climb",
+        "perl -e 'mkdir \"/c\"; opendir D, \"/\"; chroot \"/c\"; chdir D; \
+         chdir \"..\" for 1 .. 99; chroot \".\"; exit !-e \"$ENV{SECRET}\"'",
+    ),
+    (
+        "pivot-and-look",
+        "mkdir -p /p; mount -t tmpfs none /p && mkdir /p/o && cd /p && \
+         pivot_root . o; for d in /o /o/.. /o/../..; do [ -e $d$SECRET ] && exit 0; done; exit 1",
+    ),
+];
+
+const PROC_AND_SYS: &[(&str, &str)] = &[
+    ("core-pattern", "sysctl_file kernel/core_pattern"),
+    ("core-pattern-by-fresh-proc", "fresh_sysctl kernel/core_pattern"),
+    ("modprobe-path", "sysctl_file kernel/modprobe"),
+    ("poweroff-command", "sysctl_file kernel/poweroff_cmd"),
+    ("panic", "fresh_sysctl kernel/panic"),
+    ("sysrq-setting", "sysctl_file kernel/sysrq"),
+    ("pid-max", "sysctl_file kernel/threads-max"),
+    ("drop-caches", "mount -t proc p /mnt; echo 1 > /mnt/sys/vm/drop_caches"),
+    ("overcommit", "sysctl_file vm/overcommit_memory"),
+    ("protected-links", "sysctl_file fs/protected_symlinks"),
+    ("suid-dumpable", "fresh_sysctl fs/suid_dumpable"),
+    ("sysrq-trigger", "echo h > /proc/sysrq-trigger"),
+    ("sysrq-by-fresh-proc", "mount -t proc p /mnt; echo h > /mnt/sysrq-trigger"),
+    ("kcore", "mount -t proc p /mnt; head -c1 /mnt/kcore | grep -q ."),
+    ("kallsyms", "umount /proc/kallsyms; grep -qv '^0000000000000000' /proc/kallsyms"),
+    ("timer-list", "umount /proc/timer_list; grep -q . /proc/timer_list"),
+    ("kernel-log-proc", "mount -t proc p /mnt; head -c1 /mnt/kmsg"),
+    ("other-pids", "test -e /proc/$HOSTPID/status"),
+    ("irq-affinity", "umount /proc/irq; rewrite /proc/irq/default_smp_affinity"),
+    ("uevent-helper", "mount -o remount,rw /sys; echo /x > /sys/kernel/uevent_helper"),
+    ("power-state", "mount -o remount,rw /sys; echo mem > /sys/power/state"),
+    ("huge-pages", "rewrite /sys/kernel/mm/transparent_hugepage/enabled"),
+    ("own-less-oom", "echo -1000 > /proc/self/oom_score_adj"),
+    (
+        "host-root-by-proc",
+        "for p in /proc/[0-9]*; do [ -e $p/root$SECRET ] && exit 0; done; exit 1",
+    ),
+    (
+        "host-by-working-directory",
+        "for p in /proc/[0-9]*; do [ -e $p/cwd/../../../../../..$SECRET ] && exit 0; done; exit 1",
+    ),
+    (
+        "host-by-descriptor",
+        "for f in /proc/[0-9]*/fd/*; do [ -e $f/../../../../../..$SECRET ] && exit 0; done; exit 1",
+    ),
+    ("init-binary", "echo x >> /proc/1/exe"),
+    ("own-binary-of-coloc", "chmod u+w /proc/1/exe"),
+];
+
+const DEVICES: &[(&str, &str)] = &[
+    ("disk", "node b 8 0"),
+    ("virtual-disk", "node b 254 0"),
+    ("memory", "node c 1 1"),
+    ("ports", "node c 1 4"),
+    ("kernel-log-device", "node c 1 11"),
+    ("host-console", "node c 4 1"),
+    ("loop-device", "node b 7 0"),
+    ("fuse-device", "node c 10 229"),
+    ("tun-device", "node c 10 200"),
+    ("kvm-device", "node c 10 232"),
+    ("nested-device", "unshare -Ur mknod /root/n b 8 0"),
+];
+
+const POWERS: &[(&str, &str)] = &[
+    ("set-the-clock", "date -s @$(date +%s)"),
+    ("kernel-log", "dmesg"),
+    ("load-a-module", "call 313 0 0 0"),
+    ("kexec", "call 246 0 0 0 0"),
+    (
+        "open-by-handle",
+        "perl -e '$h = pack(\"IiQ\", 8, 1, 2); open D, \"/\"; \
+         exit(syscall(304, fileno D, $h, 0) < 0)'",
+    ),
+    (
+        "bpf",
+        "perl -e '$a = pack(\"I4\", 2, 4, 4, 1) . \"\\0\" x 100; \
+         exit(syscall(321, 0, $a, 72) < 0)'",
+    ),
+    (
+        "perf",
+        "perl -e '$a = pack(\"I2\", 1, 112) . \"\\0\" x 104; \
+         exit(syscall(298, $a, 0, -1, -1, 0) < 0)'",
+    ),
+    ("userfaultfd", "call 323 1"),
+    ("io-uring", "perl -e '$p = \"\\0\" x 120; exit(syscall(425, 4, $p) < 0)'"),
+    ("fanotify", "call 300 0 0"),
+    ("session-keyring", "call 250 0 -3 1"),
+    (
+        "add-a-key",
+        "perl -e '($t, $k, $v) = (\"user\", \"k\", \"v\"); exit(syscall(248, $t, $k, $v, 1, -4) < 0)'",
+    ),
+    (
+        "swap",
+        "dd if=/dev/zero of=/root/s bs=1M count=1 && chmod 600 /root/s; mkswap /root/s; swapon /root/s",
+    ),
+    ("accounting", "touch /root/a; perl -e '$p = \"/root/a\"; exit(syscall(163, $p) < 0)'"),
+    ("io-ports", "call 172 3"),
+    ("vsock", "call 41 40 1 0"),
+    ("kernel-ciphers", "call 41 38 5 0"),
+    ("audit-socket", "call 41 16 3 9"),
+    ("push-keys", "perl -e 'open T, \"/dev/ptmx\"; $c = \"x\"; exit !ioctl(T, 0x5412, $c)'"),
+    ("other-personality", "call 135 0x0400000"),
+    ("signal-a-host-process", "kill -0 $HOSTPID"),
+    ("trace-a-host-process", "call 101 16 $HOSTPID"),
+    ("enter-a-host-process", "nsenter -t $HOSTPID -m true"),
+    ("pidfd-of-a-host-process", "call 434 $HOSTPID 0"),
+    (
+        "parent-user-namespace",
+        "perl -e 'open N, \"/proc/self/ns/user\"; exit !ioctl(N, 0xb702, 0)'",
+    ),
+    ("parent-pid-namespace", "perl -e 'open N, \"/proc/self/ns/pid\"; exit !ioctl(N, 0xb702, 0)'"),
+    ("mount-namespace-of-init", "nsenter --mount=/proc/1/ns/mnt test -e $SECRET"),
+    ("cgroup-above", "echo $$ > /sys/fs/cgroup/../cgroup.procs"),
+    (
+        "cgroup-mounted-anew",
+        "mount -t cgroup2 none /mnt && ls /mnt | grep -E 'payload|supervisor|slice|^coloc'",
+    ),
+    (
+        "release-agent",
+        "for c in memory cpu pids devices; do mount -t cgroup -o $c none /mnt && \
+         echo /x > /mnt/release_agent && exit 0; done; exit 1",
+    ),
+    ("own-limits", "echo max > /sys/fs/cgroup/pids.max || echo max > /sys/fs/cgroup/memory.max"),
+    (
+        "abstract-socket",
+        "perl -e 'use Socket; socket S, AF_UNIX, SOCK_STREAM, 0; \
+         exit !connect S, pack_sockaddr_un(\"\\0$ENV{ABSTRACT}\")'",
+    ),
+    ("host-network", "tail -n +3 /proc/net/dev | grep -v lo:"),
+    ("broker-socket", "test -e /run/coloc/coloc.sock"),
+    ("real-time", "chrt -f 99 true"),
+    ("more-than-its-share", "renice -n -20 $$"),
+    ("first-at-the-disk", "ionice -c 1 -n 0 true"),
+    ("more-files", "ulimit -Hn 99999999"),
+    ("immutable-file", "touch /root/i2 && chattr +i /root/i2"),
+    ("raw-text-of-the-host", "test -e $SECRET"),
+];
+
+#[test]
+fn no_attack_of_the_list_works() {
+    let c = Container::started(store(), "escape", &["--init", "builtin"]);
+    let secret = format!("/tmp/coloc-it-secret-{}", std::process::id());
+    std::fs::write(&secret, "x").unwrap();
+    let word = format!("coloc-it-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&word).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let before = host_marks();
+    let vars = format!("SECRET={secret} ABSTRACT={word} HOSTPID={}", std::process::id());
+    let attacks: Vec<_> = [MOUNTS, PROC_AND_SYS, DEVICES, POWERS].concat();
+    let names: BTreeSet<&str> = attacks.iter().map(|(name, _)| *name).collect();
+    assert!(names.len() == attacks.len() && names.len() >= 60, "{}", names.len());
+    // Each way of trying works on something that may be done.
+    for control in [
+        "call 39",
+        "call 41 1 1 0",
+        "call 434 $$ 0",
+        "echo a > /root/f; rewrite /root/f",
+        "kill -0 $$",
+        "test -e /proc/$$/status",
+        "mount -t tmpfs none /mnt && touch /mnt/x",
+        "perl -e '$p = \"/root\"; exit(syscall(428, -100, $p, 1) < 0)'",
+    ] {
+        let script = format!("export {vars}\n{PRELUDE}\n{control}");
+        c.root(&["unshare", "-m", "bash", "-c", &script]).ok();
+    }
+    let mut worked = Vec::new();
+    for (name, attack) in attacks {
+        let script = format!("export {vars}\n{PRELUDE}\n{attack}");
+        // What one of them mounts must not be in the way of the next.
+        let out = c.root(&["unshare", "-m", "bash", "-c", &script]);
+        // 125 is coloc's own failure, 127 a program that is not there: neither is a defence.
+        let said = out.text();
+        let missing = out.code == 127
+            || ["command not found", "syntax error", "at -e line"].iter().any(|w| said.contains(w));
+        if [0, 125].contains(&out.code) || missing {
+            worked.push(format!("{name} ({}): {} {}", out.code, out.text(), out.stderr));
+        }
+    }
+    std::fs::remove_file(&secret).unwrap();
+    assert!(worked.is_empty(), "{worked:#?}");
+    assert_eq!(host_marks(), before);
+    c.store.ok(&["base", "verify", "debian"]);
+}
+
+/// What an attack could have changed.
+fn host_marks() -> String {
+    sh("cd /proc/sys; cat kernel/core_pattern kernel/modprobe kernel/hostname kernel/panic \
+        kernel/sysrq fs/suid_dumpable fs/protected_symlinks vm/overcommit_memory; \
+        stat -c '%n %i %Y %a %u' /etc/passwd /etc/shadow /bin/sh; cat /proc/swaps; exit 0")
+    .ok()
+}
+
+#[test]
+fn what_root_inside_makes_is_nobodys_on_the_host() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let c = Container::started(store(), "suid", &["--init", "builtin"]);
+    c.root_sh("cp /bin/true /root/s; chmod 6755 /root/s; hostname evil").ok();
+    let meta = std::fs::metadata(c.private("root/s")).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o7777, 0o6755);
+    let start = c.status()["ids"]["start"].as_u64().unwrap();
+    assert_eq!((u64::from(meta.uid()), u64::from(meta.gid())), (start, start));
+    assert_ne!(sh("hostname").ok().trim(), "evil");
+}
+
+#[test]
+fn check_tells_what_confines_a_container_and_what_its_root_undid() {
+    let c = Container::create(store(), "checked", &["--init", "builtin"]);
+    c.store.fails(4, &["check", &c.name]);
+    c.ok("start", &[]);
+    let rows = c.store.json(&["check", &c.name, "--json"]);
+    let rows = rows.as_array().unwrap();
+    for what in ["system calls", "capabilities", "ids", "namespaces", "base", "base locked"] {
+        let row = rows.iter().find(|r| r["what"] == what).unwrap();
+        assert_eq!(row["verdict"], "good", "{row}");
+    }
+    c.root_sh("umount /proc/kallsyms").ok();
+    let out = c.run("check", &[]);
+    assert!(out.code == 1 && out.text().contains("/proc/kallsyms"), "{}", out.text());
+    let host = c.store.run(&["check"]);
+    assert!(host.text().contains("user namespaces"), "{}", host.text());
+}
+
+#[test]
+fn containers_in_a_container_need_a_profile_that_says_so() {
+    let nested = "useradd -m u; su u -c 'unshare -Urpmf --mount-proc id -u'";
+    let plain = Container::started(store(), "no-nest", &["--init", "builtin"]);
+    assert_ne!(plain.root_sh(nested).code, 0);
+    let profile = store().root.join("etc/coloc/profiles/nesting.json");
+    std::fs::write(profile, r#"{"init": "builtin", "allow": {"nesting": true}}"#).unwrap();
+    let c = Container::started(store(), "nest", &["--profile", "nesting"]);
+    assert_eq!(c.root_sh(nested).ok(), "0\n");
+    // What is masked stays so for those who do not ask for more.
+    assert_eq!(c.root_sh("cat /proc/keys").ok(), "");
+}
