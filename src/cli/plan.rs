@@ -16,6 +16,9 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     let record = Record::load(&engine.layout, &Name::parse("container", &args.name)?)?;
     let (_, plan, _) = engine.plan(&record)?;
     println!("map ids 0-{} to {}-{}", plan.ids.1 - 1, plan.ids.0, plan.ids.0 + plan.ids.1 - 1);
+    if let Some(most) = plan.processes {
+        println!("allow {most} processes");
+    }
     for line in plan.handed.iter().map(ToString::to_string) {
         println!("{}", printable(&line));
     }

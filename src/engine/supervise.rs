@@ -87,6 +87,10 @@ impl Engine {
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
         let cgroups = cgroup::prepare(&self.layout.id(), name.as_str(), record.ids.start)?;
+        if let Some(most) = plan.processes {
+            cgroup::limit_processes(&cgroups, most)
+                .inspect_err(|_| cgroup::remove(&cgroups.made))?;
+        }
         Ok(Start { record, plan, kind, run, cgroups })
     }
 

@@ -95,6 +95,22 @@ pub struct Profile {
     /// What goes beyond the default.
     #[serde(default)]
     pub allow: Allow,
+    /// How many processes and threads there may be at most, so that a fork bomb stays inside.
+    #[serde(default)]
+    pub processes: Processes,
+}
+
+/// A number of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Processes(pub std::num::NonZeroU32);
+
+impl Default for Processes {
+    fn default() -> Self {
+        // A host has 32768 pids by default, and a desktop some 2000 threads.
+        const DEFAULT: std::num::NonZeroU32 = std::num::NonZeroU32::MIN.saturating_add(8191);
+        Self(DEFAULT)
+    }
 }
 
 /// What a container runs with: its profile with its own settings over it.
@@ -106,6 +122,8 @@ pub struct Settings {
     pub network: Network,
     /// What goes beyond the default.
     pub allow: Allow,
+    /// How many processes there may be.
+    pub processes: Processes,
 }
 
 impl Profile {
@@ -129,6 +147,7 @@ impl Profile {
             init: init.unwrap_or(self.init),
             network: network.unwrap_or(self.network),
             allow: self.allow,
+            processes: self.processes,
         })
     }
 }
@@ -161,11 +180,17 @@ mod tests {
     fn overrides_win_and_bad_words_are_named() {
         let profile = Profile { init: InitChoice::Builtin, ..Profile::default() };
         let none = profile.settings(&Overrides::default()).unwrap();
-        let allow = Allow::default();
-        assert_eq!(none, Settings { init: InitChoice::Builtin, network: Network::Private, allow });
+        let (allow, processes) = (Allow::default(), Processes::default());
+        assert_eq!(
+            none,
+            Settings { init: InitChoice::Builtin, network: Network::Private, allow, processes }
+        );
         let some = Overrides { init: Some("auto".into()), network: Some("host".into()) };
         let both = profile.settings(&some).unwrap();
-        assert_eq!(both, Settings { init: InitChoice::Auto, network: Network::Host, allow });
+        assert_eq!(
+            both,
+            Settings { init: InitChoice::Auto, network: Network::Host, allow, processes }
+        );
         let bad = Overrides { network: Some("moon".into()), ..Overrides::default() };
         assert!(profile.settings(&bad).unwrap_err().to_string().contains("moon"));
     }

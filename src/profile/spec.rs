@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceBuilder,
-    LinuxDeviceType, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    LinuxDeviceType, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxPidsBuilder, LinuxResourcesBuilder, Mount, MountBuilder, ProcessBuilder, RootBuilder,
+    Spec, SpecBuilder,
 };
 
 use super::{Network, Settings, seccomp};
@@ -161,7 +162,9 @@ fn derive_inner(
         .container_id(0u32)
         .size(record.ids.count)
         .build()?;
+    let most = LinuxPidsBuilder::default().limit(i64::from(settings.processes.0.get())).build()?;
     let linux = LinuxBuilder::default()
+        .resources(LinuxResourcesBuilder::default().pids(most).build()?)
         .uid_mappings(vec![map])
         .gid_mappings(vec![map])
         .namespaces(namespaces(settings.network)?)

@@ -171,6 +171,8 @@ pub struct Plan {
     pub own_network: bool,
     /// First host id and number of ids.
     pub ids: (u32, u32),
+    /// How many processes there may be.
+    pub processes: Option<i64>,
 }
 
 fn missing(what: &str) -> Error {
@@ -267,7 +269,9 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         args: process.args().clone().unwrap_or_default(),
         env: process.env().clone().unwrap_or_default(),
     });
-    Ok(Plan { handed, steps, own_network, ids: (map.host_id(), map.size()) })
+    let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
+    let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
+    Ok(Plan { handed, steps, own_network, ids: (map.host_id(), map.size()), processes })
 }
 
 fn is_bind(mount: &Mount) -> bool {

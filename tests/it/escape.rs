@@ -306,3 +306,18 @@ fn containers_in_a_container_need_a_profile_that_says_so() {
     // What is masked stays so for those who do not ask for more.
     assert_eq!(c.root_sh("cat /proc/keys").ok(), "");
 }
+
+#[test]
+fn a_fork_bomb_stays_inside() {
+    let profile = store().root.join("etc/coloc/profiles/few.json");
+    std::fs::write(profile, r#"{"init": "builtin", "processes": 64}"#).unwrap();
+    let c = Container::started(store(), "bomb", &["--profile", "few"]);
+    assert!(c.store.ok(&["plan", &c.name]).contains("allow 64 processes"));
+    assert!(c.run("check", &[]).text().contains("processes 64"));
+    let bomb = "for i in $(seq 200); do sleep 60 & done; sleep 1; ls /proc | grep -c '^[0-9]'";
+    let out = c.root(&["bash", "-c", bomb]);
+    assert!(c.status()["processes"].as_u64().is_none_or(|n| n <= 64), "{}", c.status());
+    assert!(out.stderr.contains("fork") || out.code != 0, "{out:?}");
+    assert_eq!(sh("true").code, 0);
+    c.ok("stop", &["--timeout", "0"]);
+}
