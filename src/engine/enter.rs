@@ -8,16 +8,15 @@ use super::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::request::{Caller, Enter, Verb};
 use crate::runtime::agent;
+use crate::runtime::bounds::Bounds;
 use crate::runtime::cgroup;
 use crate::runtime::enter::{self, Program};
 use crate::runtime::near::Near;
-use crate::runtime::plan::Step;
 use crate::runtime::relay::gone_within;
 use crate::store::running::State;
 use crate::store::{Name, Record};
 use crate::sys::path::open_dir;
 use crate::sys::process::End;
-use crate::sys::seccomp::Instruction;
 use crate::tree::accounts::{self, User};
 use crate::tree::file;
 
@@ -224,7 +223,6 @@ impl Engine {
 
     fn program(&self, record: &Record, account: &Account, request: &Enter) -> Result<Program> {
         let user = &account.user;
-        let (bounding, filter) = self.bounds(record)?;
         Ok(Program {
             path: request.command.first().cloned().unwrap_or_else(|| user.shell.clone()),
             args: match request.command.is_empty() {
@@ -240,8 +238,7 @@ impl Engine {
                 None => vec![user.home.clone(), "/".into()],
             },
             stream_uid: user.uid,
-            bounding,
-            filter,
+            bounds: self.bounds(record)?,
             ids_start: record.ids.start,
             agent: request.agent,
         })
@@ -286,18 +283,14 @@ impl Engine {
         Ok(program)
     }
 
-    /// The bounding set and the filter of system calls of the container, as its init has them.
-    fn bounds(&self, record: &Record) -> Result<(Vec<String>, Vec<Instruction>)> {
-        let (_, plan, _) = self.plan_with(record, None)?;
-        let (mut bounding, mut filter) = (Vec::new(), Vec::new());
-        for step in plan.steps {
-            match step {
-                Step::Bound(keep) => bounding = keep,
-                Step::Filter { program, .. } => filter = program,
-                _ => {}
-            }
+    /// What confines the container's init: as its start has kept it, else, if that is lost, as
+    /// the next one would have it.
+    fn bounds(&self, record: &Record) -> Result<Bounds> {
+        if let Some(bounds) = Bounds::load(&self.layout.run_of(&record.name)) {
+            return Ok(bounds);
         }
-        Ok((bounding, filter))
+        let (_, plan, _) = self.plan_with(record, None)?;
+        Ok(Bounds::of(&plan))
     }
 
     /// Runs a command of coloc's own inside as root, without streams; whether it went well.

@@ -9,6 +9,7 @@ use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::spec::{Home, Place, derive};
 use crate::profile::{InitChoice, Network, Profile, Settings};
+use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
@@ -112,6 +113,7 @@ impl Engine {
                 cgroups: cgroups.made.clone(),
                 started: now(),
             };
+            Bounds::of(plan).save(run)?;
             state.save(&self.layout, name)
         });
         let started = match result {
@@ -232,7 +234,7 @@ impl Engine {
             cgroup::remove(&state.cgroups);
         }
         State::forget(&self.layout, name);
-        for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER] {
+        for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER, bounds::FILE] {
             let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
         }
     }

@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use rustix::fs::Mode;
 
 use super::agent;
+use super::bounds::Bounds;
 use super::cgroup;
 use super::child::{bound, c_strings};
 use super::near::Near;
@@ -25,7 +26,7 @@ use super::relay::{self, Line};
 use crate::error::{Context, Error, Result};
 use crate::store::running::State;
 use crate::sys::process::{self, End};
-use crate::sys::seccomp::{self, Instruction};
+use crate::sys::seccomp;
 use crate::sys::tty::{self, Pty, Size};
 use crate::sys::{Named, clone, fdpass, path};
 
@@ -48,10 +49,8 @@ pub struct Program {
     pub cwd: Vec<String>,
     /// Who is to own the terminal and the pipes; differs from `uid` for `su`.
     pub stream_uid: u32,
-    /// Capabilities that stay in the bounding set.
-    pub bounding: Vec<String>,
-    /// The filter of its system calls.
-    pub filter: Vec<Instruction>,
+    /// What confines it.
+    pub bounds: Bounds,
     /// First host id of the container.
     pub ids_start: u32,
     /// Whether it is to reach the caller's ssh agent.
@@ -228,10 +227,10 @@ fn become_program(
         }
         process::close_others_on_exec()?;
         process::default_signals()?;
-        bound(&program.bounding)?;
+        bound(&program.bounds.capabilities)?;
         // While it still has the power to do so without giving up set-user-ID programs.
-        if !program.filter.is_empty() {
-            seccomp::install(&program.filter)?;
+        if !program.bounds.filter.is_empty() {
+            seccomp::install(&program.bounds.filter)?;
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         process::become_user(program.uid, program.gid, &program.groups)?;

@@ -3,6 +3,7 @@
 
 pub mod agent;
 mod aside;
+pub mod bounds;
 pub mod cgroup;
 pub mod child;
 pub mod console;

@@ -1,0 +1,103 @@
+//! What confines whoever enters a container as its init is confined: the capabilities that stay
+//! in the bounding set, and the filter of system calls.
+//!
+//! A start keeps both beside the state: what enters later then has what the init has, whatever
+//! has become of the profile, and nothing is to be compiled for it.
+//!
+//! ```text
+//! one line      the capabilities, with commas, as in the spec
+//! then, 8 bytes for each instruction   code (2), jt (1), jf (1), k (4), little-endian
+//! ```
+
+use std::path::Path;
+
+use super::plan::{Plan, Step};
+use crate::error::Result;
+use crate::store::atomic;
+use crate::sys::seccomp::Instruction;
+
+/// The file in the container's run directory.
+pub const FILE: &str = "bounds";
+
+/// What init has, and whoever enters gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Capabilities that stay in the bounding set, such as `CAP_CHOWN`.
+    pub capabilities: Vec<String>,
+    /// The filter of system calls; empty for none.
+    pub filter: Vec<Instruction>,
+}
+
+impl Bounds {
+    /// Those of a container that is started by `plan`.
+    pub fn of(plan: &Plan) -> Self {
+        let mut bounds = Self::default();
+        for step in &plan.steps {
+            match step {
+                Step::Bound(keep) => bounds.capabilities.clone_from(keep),
+                Step::Filter { program, .. } => bounds.filter.clone_from(program),
+                _ => {}
+            }
+        }
+        bounds
+    }
+
+    /// Writes them to `run`, the container's run directory. They need not outlive the boot.
+    pub fn save(&self, run: &Path) -> Result<()> {
+        let mut bytes = self.capabilities.join(",").into_bytes();
+        bytes.push(b'\n');
+        for Instruction { code, jt, jf, k } in &self.filter {
+            bytes.extend(code.to_le_bytes());
+            bytes.extend([*jt, *jf]);
+            bytes.extend(k.to_le_bytes());
+        }
+        atomic::write_unsynced(&run.join(FILE), &bytes, 0o600)
+    }
+
+    /// Reads them from `run`; None if they are not there, or are not whole.
+    pub fn load(run: &Path) -> Option<Self> {
+        let bytes = std::fs::read(run.join(FILE)).ok()?;
+        let end = bytes.iter().position(|b| *b == b'\n')?;
+        let line = std::str::from_utf8(bytes.get(..end)?).ok()?;
+        let chunks = bytes.get(end + 1..)?.chunks(8);
+        let instruction = |chunk: &[u8]| {
+            let [c0, c1, jt, jf, k0, k1, k2, k3] = chunk.try_into().ok()?;
+            let (code, k) = (u16::from_le_bytes([c0, c1]), u32::from_le_bytes([k0, k1, k2, k3]));
+            Some(Instruction { code, jt, jf, k })
+        };
+        Some(Self {
+            capabilities: line.split(',').filter(|w| !w.is_empty()).map(String::from).collect(),
+            filter: chunks.map(instruction).collect::<Option<_>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = std::env::temp_dir().join(format!("coloc-bounds-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let filter = vec![
+            Instruction { code: 0x20, jt: 0, jf: 0, k: 4 },
+            Instruction { code: 0x15, jt: 1, jf: 2, k: 0xC000_003E },
+        ];
+        for bounds in [
+            Bounds::default(),
+            Bounds { capabilities: vec!["CAP_CHOWN".into(), "CAP_KILL".into()], filter },
+        ] {
+            bounds.save(&dir).unwrap();
+            assert_eq!(Bounds::load(&dir), Some(bounds));
+        }
+        let path = dir.join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for bad in [&whole[..whole.len() - 1], b"", b"CAP_CHOWN"] {
+            atomic::write(&path, bad, 0o600).unwrap();
+            assert_eq!(Bounds::load(&dir), None, "{bad:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(&dir).unwrap();
+    }
+}
