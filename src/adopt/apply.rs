@@ -86,7 +86,8 @@ impl Run<'_> {
         let number = OsStr::new(&number);
         let path = action.path.as_str();
         let Some(spot) = self.tree.spot(path)? else {
-            // The member has removed the directory meanwhile; what is gone stays gone.
+            // The member has removed the directory meanwhile; what is gone stays gone. A link in
+            // its place is not followed.
             return Ok(());
         };
         match &action.act {

@@ -85,6 +85,7 @@ pub(super) fn decide(delta: &Delta, place: &Place<'_>) -> Result<Draft> {
         coming: BTreeSet::new(),
         turning: BTreeSet::new(),
         generated: Vec::new(),
+        links: BTreeSet::new(),
     };
     for change in &delta.changes {
         scan.change(change).context(|| format!("/{}", change.path))?;
@@ -92,6 +93,8 @@ pub(super) fn decide(delta: &Delta, place: &Place<'_>) -> Result<Draft> {
     scan.generated()?;
     scan.accounts().context(|| "the account files")?;
     scan.stamps()?;
+    let behind = |link| format!("/{link} is a link; what the base changes below it is not put in");
+    scan.draft.notes.extend(std::mem::take(&mut scan.links).into_iter().map(behind));
     let reads_units =
         |item: &Item| below(&item.path, "etc/systemd") || below(&item.path, "etc/init.d");
     if scan.draft.items.iter().any(reads_units) {
@@ -131,6 +134,8 @@ pub(super) struct Scan<'a> {
     /// Directories that become something else.
     turning: BTreeSet<&'a str>,
     pub(super) generated: Vec<Found<'a>>,
+    /// The member's links where the base has directories in which something changes.
+    links: BTreeSet<String>,
 }
 
 /// A path that differs, as the container has it.
@@ -149,8 +154,11 @@ impl<'a> Scan<'a> {
         let spot = self.tree.spot(&change.path)?;
         let parent = change.path.rsplit_once('/').map_or("", |(dir, _)| dir);
         if spot.is_none() && !self.coming.contains(parent) {
-            // The member has removed the directory, and with it all that would come.
-            self.as_new.insert(&change.path, change.new.is_none());
+            // The member has removed the directory, and with it all that would come; or there is
+            // a link in its place, and what that leads to is not the base's.
+            let link = self.tree.link_on(parent)?;
+            self.as_new.insert(&change.path, link.is_none() && change.new.is_none());
+            self.links.extend(link);
             return Ok(());
         }
         let seen = spot.as_ref().map(Spot::look).transpose()?.flatten();

@@ -62,6 +62,10 @@ impl Scan<'_> {
             let is_dir = seen.as_ref().is_some_and(|s| s.kind == Kind::Dir);
             self.draft.inputs.push((dir.clone(), seen));
             if !is_dir {
+                // Behind a link there may be anything.
+                if !delta.inputs.contains_key(&dir) && self.tree.link_on(&dir)?.is_some() {
+                    return Ok(false);
+                }
                 continue;
             }
             let Some(names) = self.tree.names(&dir, left)? else { return Ok(false) };

@@ -218,8 +218,10 @@ impl Tree {
         Ok(Self { root: open_dir(path)?, last: RefCell::new(None) })
     }
 
-    /// The directory `path` (as a manifest writes it), links resolved inside the tree; None if
-    /// there is none.
+    /// The directory `path` (as a manifest writes it); None if there is none, or a link is on the
+    /// way. In a generation no path leads through a link, so one here is the member's: what lies
+    /// behind it has a path of its own, by which it is looked at, and merging it by two would
+    /// make the end depend on the order.
     pub(super) fn dir(&self, path: &str) -> Result<Option<Rc<OwnedFd>>> {
         if let Some((last, dir)) = self.last.borrow().as_ref() {
             if last == path {
@@ -228,7 +230,7 @@ impl Tree {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let place = if path.is_empty() { b".".to_vec() } else { unescape(path) };
-        let opened = open_in(&self.root, OsStr::from_bytes(&place), Links::InRoot, flags, 0);
+        let opened = open_in(&self.root, OsStr::from_bytes(&place), Links::Refuse, flags, 0);
         let dir = match opened {
             Ok(dir) => Some(Rc::new(dir)),
             Err(e) if is_absent(&e) => None,
@@ -241,6 +243,19 @@ impl Tree {
     /// Forgets what was opened: directories have come or gone.
     pub(super) fn refresh(&self) {
         *self.last.borrow_mut() = None;
+    }
+
+    /// The first link that `path` would lead through, itself included.
+    pub(super) fn link_on(&self, path: &str) -> Result<Option<String>> {
+        for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            let part = &path[..end];
+            match self.look(part)? {
+                None => break,
+                Some(seen) if seen.kind == Kind::Link => return Ok(Some(part.into())),
+                Some(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// The place of `path`; None if it has no parent directory.
@@ -257,10 +272,12 @@ impl Tree {
         }
     }
 
-    /// The first `limit` names in the directory `path`, escaped; None if there are more or it
-    /// cannot be read.
+    /// The first `limit` names in the directory `path`, escaped; None if there are more, it
+    /// cannot be read, or lies behind a link.
     pub(super) fn names(&self, path: &str, limit: usize) -> Result<Option<Vec<String>>> {
-        let Some(dir) = self.dir(path)? else { return Ok(Some(Vec::new())) };
+        let Some(dir) = self.dir(path)? else {
+            return Ok(self.link_on(path)?.is_none().then(Vec::new));
+        };
         let Ok(dir) = reopen(&dir, OFlags::RDONLY | OFlags::DIRECTORY) else { return Ok(None) };
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(dir).named(|| "getdents64".into())? {
