@@ -139,6 +139,11 @@ pub fn stale(target: &Target<'_>, index: &Index) -> Result<Vec<Stale>> {
     Ok(found)
 }
 
+/// How many processes a list is of that has a line for each package that one runs old code of.
+pub fn processes_in<'a>(stale: impl IntoIterator<Item = &'a Stale>) -> usize {
+    stale.into_iter().map(|s| (&s.container, s.pid)).collect::<BTreeSet<_>>().len()
+}
+
 /// The packages whose old files `pid` maps, each with the first of them.
 fn mapped(pid: i32, index: &Index) -> Vec<(Option<String>, Option<String>, Certainty)> {
     let mut by_package: BTreeMap<Option<String>, String> = BTreeMap::new();
@@ -276,6 +281,9 @@ mod tests {
             file: Some("/usr/lib/libssl.so.3".into()),
             certainty: Certainty::RestartUnit,
         };
+        let again = Stale { package: None, ..row.clone() };
+        let another = Stale { pid: 8, ..row.clone() };
+        assert_eq!(processes_in(&[row.clone(), again, another]), 2);
         let json = serde_json::to_string(&row).unwrap();
         assert_eq!(
             json,

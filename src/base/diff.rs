@@ -59,7 +59,7 @@ pub struct Diff {
 }
 
 /// What the transaction that made a generation changed; nothing for the first.
-pub fn changes(generation_dir: &Path) -> Result<Vec<PackageChange>> {
+fn changes(generation_dir: &Path) -> Result<Vec<PackageChange>> {
     Ok(atomic::read_json(&generation_dir.join(FILE))?.unwrap_or_default())
 }
 

@@ -8,6 +8,7 @@ mod apt;
 pub mod build;
 pub mod diff;
 mod guard;
+pub mod hints;
 mod ids;
 mod import;
 mod merged;

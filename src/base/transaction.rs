@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use super::diff::{self, PackageChange};
+use super::hints::Hints;
 use super::ids::{self, Rules, Taken};
 use super::merged::{self, Merged};
 use super::next::{self, Changes};
@@ -392,6 +393,7 @@ fn finish(
     journal::step("update.materialised");
     interrupt.check()?;
     diff::write(&generation, &changes)?;
+    Hints::read(job.from)?.then(&changes).write(&generation)?;
     let published = publish::conclude(&generation, &entries, done.moved_ids)?;
     journal::step("update.synced");
     interrupt.check()?;

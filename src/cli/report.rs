@@ -80,7 +80,7 @@ fn container(c: &ContainerReport, dry_run: bool) {
     }
     if c.held {
         say(&match c.fixes_missing {
-            Some(n) if n > 0 => format!("held at its generation; it lacks {n} security fixes"),
+            Some(n) if n > 0 => format!("held at its generation; {}", fixes(n)),
             _ => "held at its generation".into(),
         });
     }
@@ -104,6 +104,12 @@ fn container(c: &ContainerReport, dry_run: bool) {
         say(&format!("old code still runs in {}", units(&c.stale)));
         println!("  restart it: coloc stale --restart {}", c.name);
     }
+}
+
+/// What a held container lacks.
+pub(super) fn fixes(packages: usize) -> String {
+    let word = if packages == 1 { "package" } else { "packages" };
+    format!("it lacks security fixes in {packages} {word}")
 }
 
 /// What is left alone, by its unit or its processes.

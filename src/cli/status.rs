@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use super::ui;
+use super::{report, ui};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::request::Request;
@@ -68,7 +68,7 @@ fn show(d: &Detail) {
     line(
         "held",
         r.hold.then(|| match d.fixes_missing {
-            Some(n) if n > 0 => format!("yes; it lacks {n} security fixes"),
+            Some(n) if n > 0 => format!("yes; {}", report::fixes(n)),
             _ => "yes".into(),
         }),
     );

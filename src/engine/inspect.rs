@@ -1,10 +1,8 @@
 //! `coloc list` and `coloc status`: looks, takes no lock, changes nothing.
 
-use std::collections::BTreeSet;
-
 use super::Engine;
 use super::supervise::init_word;
-use crate::audit::Stale;
+use crate::audit;
 use crate::error::Result;
 use crate::request::Verb;
 use crate::runtime::cgroup;
@@ -13,18 +11,15 @@ use crate::store::running::State;
 use crate::store::{Name, Record, record};
 use crate::tree;
 
-/// How many processes there are in a list that has a line for each file that one maps.
-fn processes<'a>(stale: impl Iterator<Item = &'a Stale>) -> usize {
-    stale.map(|s| s.pid).collect::<BTreeSet<_>>().len()
-}
-
 impl Engine {
     /// A row for every container, by name.
     pub fn rows(&self) -> Result<Vec<Row>> {
         let all = self.own()?;
         // A manifest that cannot be read must not keep the list from being shown.
         let stale = self.stale(None).unwrap_or_default();
-        let count = |name: &Name| processes(stale.iter().filter(|s| s.container == name.as_str()));
+        let count = |name: &Name| {
+            audit::processes_in(stale.iter().filter(|s| s.container == name.as_str()))
+        };
         Ok(all.iter().map(|(name, record)| self.row(name, record, count(name))).collect())
     }
 
@@ -78,7 +73,7 @@ impl Engine {
     }
 
     fn detail_of(&self, name: &Name, record: &Result<Record>) -> Detail {
-        let stale = self.stale(Some(name)).map_or(0, |s| processes(s.iter()));
+        let stale = self.stale(Some(name)).map_or(0, |s| audit::processes_in(s.iter()));
         let row = self.row(name, record, stale);
         let alive = State::alive(&self.layout, name).map(|(state, _)| state);
         let usage = alive.as_ref().map(|s| cgroup::usage(&s.cgroup, &s.cgroups));

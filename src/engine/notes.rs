@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Engine;
+use crate::audit;
 use crate::store::{Record, atomic};
 
 /// Who saw which generation last.
@@ -13,9 +14,10 @@ impl Engine {
     pub(super) fn notes(&self, record: &Record, who: &str) -> Vec<String> {
         let mut notes: Vec<String> = self.base_note(record, who).into_iter().collect();
         let name = &record.name;
-        match self.stale(Some(name)).map_or(0, |list| list.len()) {
+        match self.stale(Some(name)).map_or(0, |list| audit::processes_in(&list)) {
             0 => {}
-            n => notes.push(format!("old code still runs in {n} places: coloc stale {name}")),
+            1 => notes.push(format!("1 process still runs old code: coloc stale {name}")),
+            n => notes.push(format!("{n} processes still run old code: coloc stale {name}")),
         }
         match self.conflicts(name).map_or(0, |list| list.len()) {
             0 => {}

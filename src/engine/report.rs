@@ -19,7 +19,7 @@ pub struct ContainerReport {
     pub swapped: bool,
     /// Whether it stays at its generation because it is held.
     pub held: bool,
-    /// For a held one, how many security fixes it lacks.
+    /// For a held one, in how many packages it lacks a security fix that its base has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixes_missing: Option<usize>,
     /// Files that the member and the base have changed, each in another way.

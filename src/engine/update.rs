@@ -12,6 +12,7 @@ use super::stale::Indexes;
 use crate::adopt::Summary;
 use crate::base::Taken;
 use crate::base::diff::{self, PackageChange};
+use crate::base::hints;
 use crate::base::transaction::{self, Change, Job, Outcome, Ready};
 use crate::error::{Context, Error, Kind, Result};
 use crate::request::Verb;
@@ -383,15 +384,10 @@ impl Engine {
         Ok((read("etc/passwd"), read("etc/group")))
     }
 
-    /// How many security fixes generation `from` lacks that the current one has.
+    /// How many packages of generation `from` are newer, from a security archive, in the current
+    /// one.
     pub fn fixes_missing(&self, base: &Name, from: u64) -> Result<usize> {
-        let current = current_generation(&self.layout, base)?;
-        let between = generations(&self.layout, base)?;
-        let mut count = 0;
-        for n in between.into_iter().filter(|n| *n > from && *n <= current) {
-            let changes = diff::changes(&self.layout.generation(base, n))?;
-            count += changes.iter().filter(|c| c.security).count();
-        }
-        Ok(count)
+        let dir = |n| self.layout.generation(base, n);
+        hints::fixes_missing(&dir(from), &dir(current_generation(&self.layout, base)?))
     }
 }

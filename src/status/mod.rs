@@ -80,7 +80,7 @@ pub struct Detail {
     pub memory: Option<u64>,
     /// Bytes on disk of its private tree; None if that took too long to tell.
     pub disk: Option<u64>,
-    /// For a held one, how many security fixes it lacks.
+    /// For a held one, in how many packages it lacks a security fix that its base has.
     pub fixes_missing: Option<usize>,
     /// Files that it and its base have changed, each in another way, for somebody to decide.
     pub conflicts: Vec<String>,
