@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::sandbox::{self, PATH, Streams, failure, follow};
-use super::{BuildSpec, sources};
+use super::{BuildSpec, Said, sources};
 use crate::error::{Context, Error, Kind, Result};
 
 pub use super::import::import;
@@ -19,7 +19,7 @@ pub fn bootstrap(
     spec: &BuildSpec,
     tree: &Path,
     log: &Path,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Said),
 ) -> Result<Vec<String>> {
     check(spec)?;
     if !PATH.split(':').any(|dir| Path::new(dir).join("mmdebstrap").is_file()) {
@@ -39,7 +39,7 @@ pub fn bootstrap(
     let mut run = sandbox::spawn(PREPARE, &args, &env, Streams::Pipe)?;
     let last = follow(run.output, &mut output, None, &mut |line| {
         if let Some(step) = line.strip_prefix("I: ") {
-            progress(step);
+            progress(Said::Phase(step.into()));
         }
     });
     let status = run.child.wait().context(|| "cannot wait for mmdebstrap")?;

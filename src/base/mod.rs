@@ -28,6 +28,17 @@ pub use ids::Taken;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Layout, atomic};
 
+/// What is said while a base is made or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// What it is about now.
+    Phase(String),
+    /// How far that is: one package of many.
+    Part(String),
+    /// Something to know also when it is over.
+    Notice(String),
+}
+
 /// What to build with mmdebstrap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildSpec {

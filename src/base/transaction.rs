@@ -25,7 +25,7 @@ use super::merged::{self, Merged};
 use super::next::{self, Changes};
 use super::publish::{self, Package, Published};
 use super::sandbox::{self, Interrupt, Streams};
-use super::{apt, terminal};
+use super::{Said, apt, terminal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::journal;
 use crate::tree::inside::Inside;
@@ -96,7 +96,7 @@ pub struct Ready {
 pub fn run(
     job: &Job<'_>,
     confirm: &mut dyn FnMut(&[PackageChange]) -> bool,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Said),
 ) -> Result<Outcome> {
     let interrupt = Interrupt::catch()?;
     let Some(done) = on_thread(job, &interrupt, progress, |w| w.transaction())? else {
@@ -109,7 +109,7 @@ pub fn run(
 fn on_thread<T: Send>(
     job: &Job<'_>,
     interrupt: &Interrupt,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Said),
     work: impl FnOnce(&mut Worker<'_>) -> Result<T> + Send,
 ) -> Result<T> {
     let names: &[String] = match job.change {
@@ -128,9 +128,7 @@ fn on_thread<T: Send>(
             .name("transaction".into())
             .spawn_scoped(scope, body)
             .context(|| "cannot start a thread")?;
-        for words in receive {
-            progress(&words);
-        }
+        receive.into_iter().for_each(progress);
         thread.join().map_err(|_| Error::failed("the transaction's thread died"))?
     })
 }
@@ -150,13 +148,13 @@ struct Worker<'a> {
     job: &'a Job<'a>,
     interrupt: &'a Interrupt,
     log: File,
-    progress: mpsc::Sender<String>,
+    progress: mpsc::Sender<Said>,
 }
 
 impl Worker<'_> {
     fn say(&self, words: impl Into<String>) {
         // Nobody listens any more only when all is over.
-        let _ = self.progress.send(words.into());
+        let _ = self.progress.send(Said::Phase(words.into()));
     }
 
     /// The merged tree, with what tools need in it.
@@ -249,7 +247,7 @@ impl Worker<'_> {
         let progress = self.progress.clone();
         let (status, last) = self.follow(&args, &env, Streams::Pipe, &mut |line| {
             if let Some(words) = apt::step(line) {
-                let _ = progress.send(words);
+                let _ = progress.send(Said::Part(words));
             }
             lines.push(line.to_string());
         })?;
@@ -368,7 +366,7 @@ fn finish(
     done: Done,
     interrupt: &Interrupt,
     confirm: &mut dyn FnMut(&[PackageChange]) -> bool,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Said),
 ) -> Result<Outcome> {
     let (lower, upper) = (job.from.join("tree"), job.staging.join("upper"));
     let old = next::manifest_of(job.from)?;
@@ -382,7 +380,7 @@ fn finish(
     if done.asked && !interrupt.released(|| confirm(&changes))? {
         return Ok(Outcome::Discarded);
     }
-    progress("writing the generation");
+    progress(Said::Phase("writing the generation".into()));
     let generation = job.staging.join("generation");
     std::fs::create_dir(&generation)
         .and_then(|()| std::fs::set_permissions(&generation, PermissionsExt::from_mode(0o755)))

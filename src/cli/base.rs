@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::progress::Progress;
 use super::{change, ui};
 use crate::engine::Engine;
 use crate::engine::bases::{BaseView, Source};
@@ -141,9 +142,11 @@ fn create(engine: &Engine, args: &CreateArgs) -> Result<ExitCode> {
         Source::Tree(from) => vec![format!("--from={}", from.display())],
         Source::Suite { suite, .. } => vec![format!("--suite={suite}")],
     };
+    let line = Progress::new();
     let published = engine.noting(Verb::BaseCreate, &name, &words, || {
-        engine.create_base(&name, &source, &mut |line| eprintln!("{}", printable(line)))
+        engine.create_base(&name, &source, &mut |said| line.tell(&said))
     })?;
+    line.clear();
     println!(
         "base {name}: generation 1 with {} packages, {} files, {}",
         published.packages,

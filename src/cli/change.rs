@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::progress::Progress;
 use super::{report, ui};
 use crate::base::diff::{self, Diff, PackageChange};
 use crate::base::transaction::Change;
@@ -143,8 +144,10 @@ pub(super) fn shell(engine: &Engine, args: &BaseShellArgs) -> Result<ExitCode> {
 fn change(engine: &Engine, base: &Name, change: Change, how: &How) -> Result<ExitCode> {
     let order =
         Order { change, adopt: !how.no_adopt, restart: how.restart_stale, dry_run: how.dry_run };
-    let progress = |line: &str| eprintln!("{}", printable(line));
+    let line = Progress::new();
+    let progress = |said| line.tell(&said);
     let mut confirm = |packages: &[PackageChange]| {
+        line.clear();
         let question = match packages.len() {
             0 => "Publish what you did?".into(),
             n => format!("Publish what you did, {n} packages among it?"),
@@ -153,14 +156,17 @@ fn change(engine: &Engine, base: &Name, change: Change, how: &How) -> Result<Exi
     };
     let mut ui = Ui { confirm: &mut confirm, progress: &progress };
     let outcome = engine.change_base(base, &order, &mut ui)?;
+    line.clear();
     report::show(&outcome, how.json, how.dry_run)
 }
 
 pub(super) fn rollback(engine: &Engine, args: &RollbackArgs) -> Result<ExitCode> {
     let base = Name::parse("base", &args.name)?;
-    let progress = |line: &str| eprintln!("{}", printable(line));
+    let line = Progress::new();
+    let progress = |said| line.tell(&said);
     let ui = Ui { confirm: &mut |_| true, progress: &progress };
     let outcome = engine.rollback_base(&base, args.to, args.restart_stale, &ui)?;
+    line.clear();
     report::show(&outcome, args.json, false)
 }
 

@@ -17,6 +17,7 @@ mod list;
 mod login;
 mod logs;
 mod plan;
+mod progress;
 mod report;
 mod serve;
 mod set;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
-use crate::base::{self, BuildSpec, build, diff, publish};
+use crate::base::{self, BuildSpec, Said, build, diff, publish};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::shipped_dir;
 use crate::store::journal::{self, Work};
@@ -59,7 +59,7 @@ impl Engine {
         &self,
         name: &Name,
         source: &Source,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(Said),
     ) -> Result<publish::Published> {
         let _lock = lock::exclusive(&self.layout, &Subject::Base(name.clone()))?;
         let place = self.layout.base(name);
@@ -86,7 +86,7 @@ impl Engine {
         name: &Name,
         source: &Source,
         staging: &Path,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(Said),
     ) -> Result<publish::Published> {
         tree::remove(staging)?;
         let generation = staging.join("generations/1");
@@ -94,7 +94,7 @@ impl Engine {
             .context(|| format!("cannot make {}", generation.display()))?;
         let origin = self.fill(source, staging, &generation.join("tree"), progress)?;
         journal::step("base.built");
-        progress("publishing generation 1");
+        progress(Said::Phase("publishing generation 1".into()));
         let published = publish::publish(&generation)?;
         let mut record = BaseRecord::new(name.clone(), origin);
         record.moved_ids = published.moved_ids.clone();
@@ -114,11 +114,11 @@ impl Engine {
         source: &Source,
         staging: &Path,
         tree: &Path,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(Said),
     ) -> Result<Origin> {
         match source {
             Source::Tree(from) => {
-                progress(&format!("copying {}", from.display()));
+                progress(Said::Phase(format!("copying {}", from.display())));
                 build::import(from, tree)?;
                 Ok(Origin::Import { from: from.display().to_string() })
             }
@@ -150,7 +150,7 @@ impl Engine {
         spec: &BuildSpec,
         staging: &Path,
         tree: &Path,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(Said),
     ) -> Result<Vec<String>> {
         let name = staging.file_name().unwrap_or_default().to_string_lossy();
         let log = self.layout.state().join(format!("{name}.log"));

@@ -10,10 +10,10 @@ use super::adopt::Landing;
 use super::report::Report;
 use super::stale::Indexes;
 use crate::adopt::Summary;
-use crate::base::Taken;
 use crate::base::diff::{self, PackageChange};
 use crate::base::hints;
 use crate::base::transaction::{self, Change, Job, Outcome, Ready};
+use crate::base::{Said, Taken};
 use crate::error::{Context, Error, Kind, Result};
 use crate::request::Verb;
 use crate::store::journal::{self, Work};
@@ -63,7 +63,7 @@ pub struct Ui<'a> {
     /// Asked before a change made by hand is published.
     pub confirm: &'a mut dyn FnMut(&[PackageChange]) -> bool,
     /// Gets a line now and then.
-    pub progress: &'a (dyn Fn(&str) + Sync),
+    pub progress: &'a dyn Fn(Said),
 }
 
 impl Engine {
@@ -195,7 +195,7 @@ impl Engine {
             taken: &taken,
         };
         let progress = ui.progress;
-        let outcome = transaction::run(&job, ui.confirm, &mut |line| progress(line))?;
+        let outcome = transaction::run(&job, ui.confirm, &mut |said| progress(said))?;
         let mut report = Report::new(base, from, from);
         let ready = match outcome {
             Outcome::Ready(ready) => ready,
@@ -277,16 +277,18 @@ impl Engine {
         report: &mut Report,
         adopt: bool,
         restart: bool,
-        progress: &(dyn Fn(&str) + Sync),
+        progress: &dyn Fn(Said),
     ) -> Result<()> {
         let base = &report.base;
         let _uninterrupted = process::Uninterrupted::begin(PUBLISHED);
         if adopt {
             let total = self.containers_of(base)?.len();
             let containers = if total == 1 { "container" } else { "containers" };
-            progress(&format!("bringing generation {} to {total} {containers}", report.to));
+            let words = format!("bringing generation {} to {total} {containers}", report.to);
+            progress(Said::Phase(words));
             for (name, _) in record::all(&self.layout)?.iter().filter(|(_, r)| r.is_err()) {
-                progress(&format!("{name} is left as it is: its record is damaged"));
+                let words = format!("{name} is left as it is: its record is damaged");
+                progress(Said::Notice(words));
             }
             report.containers = self.adopt_all(base, report.to, restart)?;
             journal::step("update.adopted");
