@@ -13,9 +13,9 @@
 //! looked up in the old tree before step 4 and in the new one after it. Frozen, nobody is there
 //! to look. Programs keep the files of the old generation that they have open or mapped.
 //!
-//! A kill at any instruction leaves what the next call finishes: a second look tells a new
-//! mount that is in its place already, or beneath, or a `/usr` that is missing while the marker
-//! says who took it away. The caller holds the container's lock. What runs inside does not know
+//! A kill at any instruction leaves what the next call finishes, wherever that leads: a second look
+//! tells a new mount that is in its place already, or beneath, or a `/usr` that is missing while
+//! the marker says who took it away. The caller holds the container's lock. What runs inside does not know
 //! of it, and may mount and unmount as it likes meanwhile: the old mount is only ever named by a
 //! descriptor that was looked at, and the worst that comes of a race is the container's own loss.
 
@@ -31,8 +31,8 @@ use super::aside::aside;
 use super::cgroup;
 use super::locked::{self, USR};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::atomic;
 use crate::store::running::{Process, State};
+use crate::store::{atomic, journal};
 use crate::sys::mount::{self, Stat};
 use crate::sys::mountinfo::{self, Mount, Origin};
 use crate::sys::path::{Links, open_dir, open_in};
@@ -44,6 +44,9 @@ pub const MARKER: &str = "swap-frozen.json";
 pub const FORCE: &str = "COLOC_SWAP";
 /// The most mounts in `/usr` that are carried over, and the most that are named as lost.
 const SUBMOUNTS: usize = 256;
+/// How many generations beneath others are brought to light; a member's own binds of `/usr` look
+/// the same, and there may be any number of those.
+const BENEATH: usize = 8;
 const NAMED: usize = 8;
 
 /// How a swap was done.
@@ -116,7 +119,8 @@ pub fn swap(swap: &Swap<'_>) -> Result<Done> {
         std::iter::once(swap.new.to_path_buf()).chain(swap.known.iter().cloned()).collect();
     let task = Task {
         known: identities(&known)?,
-        origin: mountinfo::origin(swap.new)?,
+        // One that is gone from the disk is mounted nowhere.
+        origins: known.iter().filter_map(|path| mountinfo::origin(path).ok()).collect(),
         new: prepare(swap)?,
     };
     if task.known.first().copied().flatten().is_none() {
@@ -135,7 +139,7 @@ pub fn swap(swap: &Swap<'_>) -> Result<Done> {
 /// What the helper is told.
 struct Task {
     known: Vec<Option<(u64, u64)>>,
-    origin: Origin,
+    origins: Vec<Origin>,
     new: OwnedFd,
 }
 
@@ -230,42 +234,42 @@ fn identities(paths: &[PathBuf]) -> Result<Vec<Option<(u64, u64)>>> {
 /// The helper's part, with the host's powers in the container's mount namespace.
 fn act(init: &OwnedFd, task: &Task, how: How, may_be_bare: bool) -> Result<Answer> {
     let inside = Inside::enter(init)?;
+    let (settled, mut lost) = inside.settle(task)?;
     let place = inside.look(&task.known)?;
     match place.seen {
+        Seen::Known(0) if settled => return inside.finish(task, how, lost),
         Seen::Known(0) => return Ok(Answer::Done(Done::Already)),
         Seen::Known(_) => {}
         Seen::Bare if may_be_bare => {
             mount::attach(&task.new, inside.usr()?)?;
-            return inside.finish(task, how, Vec::new());
+            return inside.finish(task, how, lost);
         }
         Seen::Bare | Seen::Other => return Err(strange(place.seen)),
     }
     let Some((top, stat)) = place.top else { return Err(strange(Seen::Other)) };
-    let mounts = inside.mounts()?;
-    let (carried, mut lost) = submounts(&mounts, &top, stat.mount);
+    let (carried, uncarried) = submounts(&inside.mounts()?, &top, stat.mount);
+    lost.extend(uncarried);
     match how {
-        // A swap that was killed half-way has left it there.
-        How::Beneath if is_beneath(&mounts, stat.mount, &task.origin) => inside.detach(&top)?,
         How::Beneath => {
             match mount::attach_beneath(&task.new, &top) {
                 Err(e) if e.errno() == libc::EINVAL => return Ok(Answer::NoBeneath),
                 other => other?,
             }
+            journal::step("swap.attached");
             lost.extend(carry(carried, &task.new));
+            journal::step("swap.carried");
             inside.detach(&top)?;
         }
         How::Frozen => {
             let spare = mount::clone_at(&top)?;
             inside.detach(&top)?;
-            if inside.look(&task.known)?.seen != Seen::Known(0) {
-                let usr = inside.usr()?;
-                if let Err(e) = mount::attach(&task.new, &usr) {
-                    // Old code is better than none.
-                    let _ = mount::attach(&spare, &usr);
-                    return Err(e.into());
-                }
-                lost.extend(carry(carried, &task.new));
+            let usr = inside.usr()?;
+            if let Err(e) = mount::attach(&task.new, &usr) {
+                // Old code is better than none.
+                let _ = mount::attach(&spare, &usr);
+                return Err(e.into());
             }
+            lost.extend(carry(carried, &task.new));
         }
     }
     inside.finish(task, how, lost)
@@ -279,11 +283,11 @@ fn strange(seen: Seen) -> Error {
     Error::new(Kind::State, why).hint("it is put right at the next start")
 }
 
-/// Whether what is right under the mount `top`, at the same place, is a mount of `new`.
-fn is_beneath(mounts: &[Mount], top: u64, new: &Origin) -> bool {
+/// Whether what is right under the mount `top`, at the same place, is a mount of one of `known`.
+fn is_beneath(mounts: &[Mount], top: u64, known: &[Origin]) -> bool {
     let find = |id: u64| mounts.iter().find(|m| m.id == id);
     let under = find(top).and_then(|m| find(m.parent));
-    under.is_some_and(|m| m.at == Path::new("/usr") && m.origin == *new)
+    under.is_some_and(|m| m.at == Path::new("/usr") && known.contains(&m.origin))
 }
 
 /// Copies of what is mounted in the mount `id` with the root `top`, by path below it; and the
@@ -377,6 +381,32 @@ impl Inside {
         Ok(mount::detach(&self.fds, top)?)
     }
 
+    /// Ends what a swap that was killed between its steps 2 and 4 has begun: a generation that
+    /// lies beneath another comes to light, wherever this swap is to lead. Gives whether there
+    /// was one, and what could not be carried over.
+    fn settle(&self, task: &Task) -> Result<(bool, Vec<String>)> {
+        let (mut settled, mut lost) = (false, Vec::new());
+        for _ in 0..BENEATH {
+            let Some((top, stat)) = self.look(&task.known)?.top else { break };
+            let mounts = self.mounts()?;
+            if !is_beneath(&mounts, stat.mount, &task.origins) {
+                break;
+            }
+            let (mut carried, uncarried) = submounts(&mounts, &top, stat.mount);
+            self.detach(&top)?;
+            settled = true;
+            lost.extend(uncarried);
+            let usr = self.usr()?;
+            let id = mount::stat(&usr)?.mount;
+            // The killed one may have come as far as this.
+            let there: Vec<Mount> = self.mounts()?.into_iter().filter(|m| m.parent == id).collect();
+            carried
+                .retain(|(inner, _)| there.iter().all(|m| m.at != Path::new("/usr").join(inner)));
+            lost.extend(carry(carried, &usr));
+        }
+        Ok((settled, lost))
+    }
+
     /// Looks at what came of it.
     fn finish(&self, task: &Task, how: How, lost: Vec<String>) -> Result<Answer> {
         let place = self.look(&task.known)?;
@@ -403,7 +433,7 @@ mod tests {
 
     #[test]
     fn what_an_interrupted_swap_left_beneath_is_known() {
-        let new = mount(0, 0, 2, "").origin;
+        let new = [mount(0, 0, 2, "").origin];
         let root = mount(10, 1, 9, "/");
         let mounts = [root.clone(), mount(12, 13, 1, "/usr"), mount(13, 10, 2, "/usr")];
         assert!(is_beneath(&mounts, 12, &new));

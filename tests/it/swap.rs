@@ -70,6 +70,42 @@ fn no_program_fails_while_usr_is_swapped_frozen() {
     swaps_under_load("frozen", swaps(30), Some("frozen"));
 }
 
+/// A swap that dies between its steps leaves the new mount beneath the old one: the next one ends
+/// that first, also where it leads back, and keeps what is mounted in there.
+#[test]
+fn a_swap_that_was_killed_leaves_nothing_hidden() {
+    let store = Store::mini("hidden", 2);
+    store.ok(&["create", "c", "--init", "builtin"]);
+    store.ok(&["base", "shell", "mini", "--", "sh", "-c", "echo two > /usr/lib/data"]);
+    store.ok(&["base", "shell", "mini", "--", "sh", "-c", "echo three > /usr/lib/data"]);
+    store.ok(&["start", "c"]);
+    let root = |script: &str| {
+        let args = ["exec", "c", "--user", "root", "--", "sh", "-c", script];
+        store.ok(&args)
+    };
+    if root("mount -t tmpfs none /usr/sbin && touch /usr/sbin/own && uname -r").starts_with("6.1.")
+    {
+        return;
+    }
+    let mounted = |path: &str| {
+        let mounts = root("cat /proc/self/mounts");
+        mounts.lines().filter(|l| l.split(' ').nth(1) == Some(path)).count()
+    };
+    for step in ["swap.attached", "swap.carried"] {
+        for (to, then, word) in [("2", "3", "three"), ("2", "2", "two"), ("3", "1", "some text")] {
+            store.ok(&["adopt", "c", "--to", "1"]);
+            let mut command = store.command(&["adopt", "c", "--to", to]);
+            command.env("COLOC_KILL_AT", step);
+            assert_ne!(run(command).code, 0, "{step} {to}");
+            assert_eq!(mounted("/usr"), 2, "{step} {to}");
+            store.ok(&["adopt", "c", "--to", then]);
+            assert_eq!((mounted("/usr"), mounted("/usr/sbin")), (1, 1), "{step} {to} {then}");
+            assert_eq!(root("cat /usr/lib/data; ls /usr/sbin").trim(), format!("{word}\nown"));
+        }
+    }
+    store.assert_whole();
+}
+
 /// More of them, when asked for.
 fn swaps(default: usize) -> usize {
     std::env::var("COLOC_TEST_SWAPS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
