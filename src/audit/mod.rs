@@ -58,7 +58,8 @@ pub enum Certainty {
     /// old too.
     #[serde(rename = "restart unit")]
     RestartUnit,
-    /// It is an interpreter, older than the swap, and modules of its language have changed.
+    /// It is older than the swap, and an interpreter of a language whose modules have changed; or
+    /// a package that changed asked for a restart of its unit.
     #[serde(rename = "maybe")]
     Maybe,
 }
@@ -98,7 +99,10 @@ pub struct Stale {
 
 /// The stale processes of one container, by pid and package.
 pub fn stale(target: &Target<'_>, index: &Index) -> Result<Vec<Stale>> {
-    let (Some(swapped), false) = (target.swapped, index.is_empty()) else { return Ok(Vec::new()) };
+    let asked = &target.state.asked;
+    let Some(swapped) = target.swapped.filter(|_| !index.is_empty() || !asked.is_empty()) else {
+        return Ok(Vec::new());
+    };
     let users = users(target.private);
     let own_view = process::view(target.state.init.pid);
     let mut views: HashMap<process::View, bool> = HashMap::new();
@@ -113,7 +117,9 @@ pub fn stale(target: &Target<'_>, index: &Index) -> Result<Vec<Stale>> {
                 .is_some_and(|view| *views.entry(view).or_insert_with(|| sees_old(pid, index)));
             if old {
                 rows.push((None, None, Certainty::RestartUnit));
-            } else if started < swapped && process::languages(pid, index) {
+            } else if asked.get(&unit).is_some_and(|moment| started < *moment)
+                || started < swapped && process::languages(pid, index)
+            {
                 rows.push((None, None, Certainty::Maybe));
             }
         }

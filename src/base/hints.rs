@@ -2,7 +2,7 @@
 //! `hints.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::diff::PackageChange;
 use super::publish::{package_list, put};
@@ -17,6 +17,9 @@ pub(super) struct Hints {
     /// Versions that came from a security archive, by package: in this generation or in one
     /// that it was made from, which may have been pruned.
     security: BTreeMap<String, BTreeSet<String>>,
+    /// The units for which this generation's own packages asked for a restart.
+    #[serde(default)]
+    restarts: BTreeSet<String>,
 }
 
 impl Hints {
@@ -25,8 +28,10 @@ impl Hints {
         Ok(atomic::read_json(&generation_dir.join(FILE))?.unwrap_or_default())
     }
 
-    /// Those of a generation that is made from the one with these.
-    pub(super) fn then(mut self, changes: &[PackageChange]) -> Self {
+    /// Those of a generation that is made from the one with these; `services` is what its
+    /// maintainer scripts wanted, such as `nginx restart`.
+    pub(super) fn then(mut self, changes: &[PackageChange], services: &[String]) -> Self {
+        self.restarts = services.iter().filter_map(|line| restart(line)).collect();
         for change in changes.iter().filter(|c| c.security) {
             if let Some(version) = &change.new {
                 let versions = self.security.entry(plain(&change.name).into()).or_default();
@@ -42,6 +47,24 @@ impl Hints {
         bytes.push(b'\n');
         put(&generation_dir.join(FILE), &bytes)
     }
+}
+
+/// The unit that a line asks to have restarted. What was to be started or stopped is another
+/// matter: the container's own links say whether it runs.
+fn restart(line: &str) -> Option<String> {
+    let (service, action) = line.split_once(' ')?;
+    let is_unit = [".service", ".socket"].iter().any(|end| service.ends_with(end));
+    let asks = ["restart", "try-restart"].contains(&action);
+    asks.then(|| if is_unit { service.into() } else { format!("{service}.service") })
+}
+
+/// The units that the generations in `dirs` asked to have restarted.
+pub fn restarts(dirs: &[PathBuf]) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for dir in dirs {
+        all.extend(Hints::read(dir)?.restarts);
+    }
+    Ok(all)
 }
 
 /// A package without its architecture.
@@ -87,15 +110,20 @@ mod tests {
             PackageChange { name, old: Some("1".into()), new, security }
         };
         let first = Hints::default();
-        let second = first.clone().then(&[
-            change("ssl:amd64", "2", true),
-            change("ssl:i386", "2", true),
-            change("plain", "2", false),
-            change("other", "2", true),
-            change("known", "1", true),
-        ]);
+        let second = first.clone().then(
+            &[
+                change("ssl:amd64", "2", true),
+                change("ssl:i386", "2", true),
+                change("plain", "2", false),
+                change("other", "2", true),
+                change("known", "1", true),
+            ],
+            &["a restart", "a start", "b try-restart", "c.socket restart", "d reload", "e"]
+                .map(String::from),
+        );
         // A later version from elsewhere does not take the fix back.
-        let third = second.clone().then(&[change("ssl", "3", true), change("other", "3", false)]);
+        let third =
+            second.clone().then(&[change("ssl", "3", true), change("other", "3", false)], &[]);
         let list = "ssl\t1\tamd64\nssl\t1\ti386\nplain\t1\tall\nother\t1\tall\nknown\t1\tall\n";
         let (a, b) = (made("1", list, &first), made("2", "ssl\t2\tamd64\n", &second));
         let c = made("3", "ssl\t3\tamd64\n", &third);
@@ -104,6 +132,8 @@ mod tests {
         assert_eq!(fixes_missing(&b, &c).unwrap(), 1);
         assert_eq!(fixes_missing(&c, &a).unwrap(), 0);
         assert_eq!(fixes_missing(&c, &c).unwrap(), 0);
+        let asked = restarts(&[a, b, c]).unwrap();
+        assert_eq!(Vec::from_iter(asked), ["a.service", "b.service", "c.socket"]);
         crate::tree::remove(&dir).unwrap();
     }
 }

@@ -87,8 +87,6 @@ pub struct Ready {
     pub published: Published,
     /// The packages that are not what they were.
     pub changes: Vec<PackageChange>,
-    /// What maintainer scripts wanted done to services, such as `nginx restart`.
-    pub services: Vec<String>,
 }
 
 /// Makes the next generation. On a terminal `confirm` is asked before a shell's work becomes
@@ -138,6 +136,7 @@ struct Done {
     /// Installed packages now.
     packages: Vec<Package>,
     foreseen: Vec<PackageChange>,
+    /// What maintainer scripts wanted done to services.
     services: Vec<String>,
     moved_ids: BTreeMap<String, u32>,
     /// Somebody sat at a terminal, and can be asked.
@@ -391,9 +390,9 @@ fn finish(
     journal::step("update.materialised");
     interrupt.check()?;
     diff::write(&generation, &changes)?;
-    Hints::read(job.from)?.then(&changes).write(&generation)?;
+    Hints::read(job.from)?.then(&changes, &done.services).write(&generation)?;
     let published = publish::conclude(&generation, &entries, done.moved_ids)?;
     journal::step("update.synced");
     interrupt.check()?;
-    Ok(Outcome::Ready(Ready { published, changes, services: done.services }))
+    Ok(Outcome::Ready(Ready { published, changes }))
 }

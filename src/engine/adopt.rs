@@ -20,6 +20,7 @@ use super::report::ContainerReport;
 use super::stale::Indexes;
 use crate::adopt::{self, Conflict, Delta, Inside, Place, Summary};
 use crate::audit;
+use crate::base::hints;
 use crate::error::{Context, Error, Kind, Result};
 use crate::request::Verb;
 use crate::runtime::cgroup;
@@ -365,8 +366,18 @@ impl Engine {
             // Swapped by a command that was killed before it could write that down.
             Done::Already => Vec::new(),
         };
+        let between = state.generation.min(to) + 1..=state.generation.max(to);
         state.generation = to;
         state.swapped = audit::moment();
+        let dirs: Vec<PathBuf> = generations(&self.layout, &record.base)?
+            .into_iter()
+            .filter(|n| between.contains(n))
+            .map(|n| self.layout.generation(&record.base, n))
+            .collect();
+        // Without them a restart less is proposed; the swap is done all the same.
+        for unit in hints::restarts(&dirs).unwrap_or_default() {
+            state.asked.extend(state.swapped.map(|moment| (unit, moment)));
+        }
         state.save(&self.layout, name)?;
         Ok(Some(lost))
     }

@@ -1,6 +1,7 @@
 //! The supervisor: starts a container, then watches over it as [`crate::runtime::monitor`], and
 //! comes back here when its init has ended.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
@@ -109,6 +110,7 @@ impl Engine {
                 init_kind: kind.word().into(),
                 generation: record.generation,
                 swapped: None,
+                asked: BTreeMap::new(),
                 cgroup: cgroups.payload.clone(),
                 cgroups: cgroups.made.clone(),
                 started: now(),

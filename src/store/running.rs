@@ -3,6 +3,7 @@
 //! The file is a pointer, not the truth: whether the container runs is what the kernel says of
 //! the process that it names.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -59,6 +60,10 @@ pub struct State {
     /// start is; None if it has the one that it was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swapped: Option<u64>,
+    /// Units for which packages asked for a restart, with the moment of the swap that brought
+    /// those, told as above.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub asked: BTreeMap<String, u64>,
     /// The v2 cgroup of everything in the container.
     pub cgroup: PathBuf,
     /// Every cgroup directory that was made for it, children before parents.

@@ -656,7 +656,11 @@ fn guarded(archive: &Archive<'_>, c: &Container<'_>) {
 fn held_then_adopted(archive: &Archive<'_>, c: &Container<'_>, off: &Container<'_>) {
     let store = archive.store;
     c.root_sh("echo mine > /etc/one-thing.conf").ok();
-    archive.add("one-thing", "2", "").publish();
+    // A service that maps nothing of its package, as of a shell script.
+    let unit = "[Service]\\nExecStart=/usr/bin/sleep infinity\\n";
+    c.root_sh(&format!("printf '{unit}' > /etc/systemd/system/asked.service")).ok();
+    c.root_sh("systemctl daemon-reload && systemctl start asked.service").ok();
+    archive.add("one-thing", "2", "/usr/sbin/policy-rc.d asked.service restart || :").publish();
     store.ok(&["set", &off.name, "hold=true"]);
     let dry = store.ok(&["base", "update", "deb", "--dry-run"]);
     assert!(dry.contains("one-thing 1 → 2"), "{dry}");
@@ -678,6 +682,13 @@ fn held_then_adopted(archive: &Archive<'_>, c: &Container<'_>, off: &Container<'
     assert_eq!((&of(&off.name)["adopted"], &of(&off.name)["held"]), (&false.into(), &true.into()));
     assert_eq!(report["packages"][0]["new"], "2", "{report}");
     assert_eq!(c.root_sh("cat /etc/one-thing.conf /usr/share/one-thing/version").ok(), "mine\n2");
+    let asked = |list: &serde_json::Value| -> Vec<String> {
+        let rows = list.as_array().unwrap().iter().filter(|row| row["unit"] == "asked.service");
+        rows.map(|row| row["certainty"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(asked(&of(&c.name)["stale"]), ["maybe"], "{report}");
+    store.ok(&["stale", &c.name, "--restart"]);
+    assert_eq!(asked(&store.json(&["stale", &c.name, "--json"])), [""; 0]);
     let status = store.json(&["status", &off.name, "--json"]);
     assert_eq!((&status["hold"], &status["fixes_missing"]), (&true.into(), &0.into()), "{status}");
     store.ok(&["adopt", &off.name]);
