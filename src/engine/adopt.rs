@@ -229,6 +229,7 @@ impl Engine {
         self.finish_adoption(name)?;
         let record = Record::load(&self.layout, name)?;
         let _base = lock::shared(&self.layout, &Subject::Base(record.base.clone()))?;
+        self.regain(name);
         self.refuse_orphans(name)?;
         let mut landing = Landing::new(name);
         if record.generation == to {

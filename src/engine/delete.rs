@@ -15,6 +15,7 @@ impl Engine {
     /// Deletes `name` and everything in it; a running one, or one whose record cannot be
     /// read, only with `force`.
     pub fn delete(&self, name: &Name, force: bool) -> Result<()> {
+        self.regain_unlocked(name)?;
         self.check_delete(name, force)?;
         let args: Vec<String> = force.then(|| "--force".into()).into_iter().collect();
         self.noting(Verb::Delete, name, &args, || self.delete_noted(name, force))

@@ -15,6 +15,7 @@ mod notes;
 pub mod owners;
 pub mod prune;
 mod recover;
+mod regain;
 pub mod report;
 pub mod set;
 pub mod stale;

@@ -10,7 +10,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::request::Verb;
 use crate::runtime::monitor::BOOTED;
 use crate::runtime::{InitKind, cgroup};
-use crate::store::lock::{self, Subject};
 use crate::store::running::State;
 use crate::store::{Name, atomic};
 
@@ -33,18 +32,14 @@ impl Engine {
     }
 
     fn start_noted(&self, name: &Name) -> Result<Outcome> {
+        self.regain_unlocked(name)?;
         let mut outcome = Outcome::Started;
         if let Some((state, _)) = State::alive(&self.layout, name) {
             if state.supervisor.open().is_some() {
                 return Ok(Outcome::Already);
             }
             outcome = Outcome::TakenOver;
-        } else if self.orphans(name).is_some() {
-            // Another start may be about to write down what runs; it holds the lock until then.
-            let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
-            if State::alive(&self.layout, name).is_some() {
-                return Ok(Outcome::Already);
-            }
+        } else {
             // systemd would say that its unit is active, which is not what was asked.
             self.refuse_orphans(name)?;
         }

@@ -47,6 +47,7 @@ impl Engine {
         timeout: Duration,
         check: impl FnOnce() -> Result<()>,
     ) -> Result<Outcome> {
+        self.regain_unlocked(name)?;
         // An init whose console hangs up waits a second for it with each line that it wants to
         // write there, and would not get done in time.
         if timeout > Duration::ZERO

@@ -253,6 +253,39 @@ pub fn kill(payload: &Path) -> Result<()> {
     }
 }
 
+/// The processes in the cgroup and below it, as far as they have a number here; not all of them if
+/// there are too many to be a container's.
+pub fn processes(dir: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        found.extend(
+            text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0),
+        );
+        if found.len() > 65_536 {
+            break;
+        }
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        todo.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    found
+}
+
+/// The directories that [`prepare`] made for a container of which nothing is known but its
+/// payload, children before parents.
+pub fn made(store: &str, name: &str, payload: &Path) -> Vec<PathBuf> {
+    let Ok(hierarchies) = host() else { return vec![payload.to_path_buf()] };
+    let mut made = vec![payload.to_path_buf()];
+    let base = hierarchies.v2.join(store).join(name);
+    if payload.parent() == Some(&*base) {
+        made.extend([base.join("supervisor"), base]);
+    }
+    let v1 = hierarchies.v1.iter().map(|(mount, _)| mount.join(store).join(name));
+    made.extend(v1.filter(|dir| dir.is_dir()));
+    made
+}
+
 fn events(payload: &Path, key: &str) -> Option<bool> {
     let text = std::fs::read_to_string(payload.join("cgroup.events")).ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(key))?;

@@ -26,6 +26,16 @@ impl Process {
         Some(Self { pid, start: start_of(pid)? })
     }
 
+    /// When it began, RFC 3339.
+    pub fn began(&self) -> Option<String> {
+        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+        let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+        let age = uptime - self.start as f64 / rustix::param::clock_ticks_per_second() as f64;
+        let age = jiff::SignedDuration::from_secs(age.max(0.0) as i64);
+        let moment = jiff::Timestamp::now().checked_sub(age).ok()?;
+        Some(moment.round(jiff::Unit::Second).ok()?.to_string())
+    }
+
     /// A descriptor for exactly this process, if it is alive.
     pub fn open(&self) -> Option<OwnedFd> {
         let fd = sys::process::pidfd(self.pid).ok()?;

@@ -242,14 +242,56 @@ fn the_plan_is_printed_without_doing_it() {
 }
 
 #[test]
-fn a_container_whose_state_is_lost_is_not_started_again_or_deleted_under_way() {
-    let c = Container::started(store(), "lost", &["--init", "builtin"]);
+fn a_container_whose_state_is_lost_is_found_again() {
+    let c = Container::started(store(), "lost", &[]);
     let state = c.store.root.join(format!("run/coloc/containers/{}/state.json", c.name));
-    std::fs::remove_file(state).unwrap();
+    let before = c.status();
+    let lose = || std::fs::remove_file(&state).unwrap();
+    lose();
+    // Looking changes nothing.
+    assert_eq!(c.word(), "damaged");
+    c.store.fails(4, &["delete", "--yes", &c.name]);
+    lose();
+    let said = c.run("start", &[]);
+    assert!(said.stderr.contains("found again"), "{}", said.stderr);
+    assert_eq!(said.code, 0);
+    let after = c.status();
+    for key in ["state", "pid", "supervisor_pid", "generation", "init", "cgroup"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    c.root(&["true"]).ok();
+    // Its services are stopped one by one, as by any other stop, and nothing is left.
+    let unit = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStop=touch /root/asked\n";
+    c.root_sh(&format!("printf '{unit}' > /run/systemd/system/polite.service")).ok();
+    c.root_sh("systemctl start polite.service").ok();
+    lose();
+    let said = c.ok("stop", &[]);
+    assert!(said.contains("stopped"), "{said}");
+    assert!(c.private("root/asked").exists());
+    assert_eq!(c.cgroups(), [""; 0]);
+    c.ok("start", &[]);
+    // With its supervisor gone too.
+    kill(c.status()["supervisor_pid"].as_i64().unwrap());
+    until("the supervisor is gone", || c.status()["supervisor_pid"].is_null());
+    lose();
+    assert!(c.ok("stop", &[]).contains("stopped"));
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
+/// Without an init there is nobody to ask.
+#[test]
+fn what_is_left_in_the_cgroup_of_a_container_is_killed() {
+    let c = Container::started(store(), "rest", &["--init", "builtin"]);
+    let cgroup = std::path::PathBuf::from(c.status()["cgroup"].as_str().unwrap());
+    c.ok("stop", &[]);
+    std::fs::create_dir_all(&cgroup).unwrap();
+    let mut stray = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    std::fs::write(cgroup.join("cgroup.procs"), stray.id().to_string()).unwrap();
     let said = c.store.fails(4, &["start", &c.name]);
     assert!(said.contains("is lost"), "{said}");
     c.store.fails(4, &["delete", "--yes", &c.name]);
     assert!(c.ok("stop", &[]).contains("killed"));
+    stray.wait().unwrap();
     c.ok("start", &[]);
     c.root(&["true"]).ok();
 }
