@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::ui;
-use crate::audit::{Left, Stale};
+use crate::audit::{Left, Stale, restart_plan};
 use crate::engine::report::{ContainerReport, Report};
 use crate::error::Result;
 use crate::tree::file::printable;
@@ -101,8 +101,9 @@ fn container(c: &ContainerReport, dry_run: bool) {
         say(&format!("{} is left alone: {}", named(left), left.why));
     }
     if c.left.is_empty() && !c.stale.is_empty() {
-        say(&format!("old code still runs in {}", units(&c.stale)));
-        println!("  restart it: coloc stale --restart {}", c.name);
+        for line in old_code(&c.name, &c.stale) {
+            println!("{line}");
+        }
     }
 }
 
@@ -110,6 +111,19 @@ fn container(c: &ContainerReport, dry_run: bool) {
 pub(super) fn fixes(packages: usize) -> String {
     let word = if packages == 1 { "package" } else { "packages" };
     format!("it lacks security fixes in {packages} {word}")
+}
+
+/// What is said of stale processes: what to type if that would end any, else why it would not.
+fn old_code(name: impl std::fmt::Display, stale: &[Stale]) -> Vec<String> {
+    let plan = restart_plan(stale);
+    let mut lines = vec![format!("{name}: old code still runs in {}", printable(&units(stale)))];
+    if plan.reexec || !plan.reexec_users.is_empty() || !plan.units.is_empty() {
+        lines.push(format!("  restart it: coloc stale --restart {name}"));
+    } else {
+        let why = |left: &Left| format!("  {}: {}", printable(&named(left)), left.why);
+        lines.extend(plan.left.iter().map(why));
+    }
+    lines
 }
 
 /// What is left alone, by its unit or its processes.
@@ -133,4 +147,34 @@ pub(super) fn units(stale: &[Stale]) -> String {
     list.sort_unstable();
     list.dedup();
     list.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Certainty;
+
+    fn row(unit: &str) -> Stale {
+        Stale {
+            container: "alice".into(),
+            pid: 7,
+            user: "root".into(),
+            unit: unit.into(),
+            command: "x".into(),
+            package: None,
+            file: None,
+            certainty: Certainty::Exact,
+        }
+    }
+
+    #[test]
+    fn a_restart_is_only_proposed_where_it_would_do_something() {
+        let lines = old_code("alice", &[row("dbus.service"), row("nginx.service")]);
+        assert_eq!(lines[0], "alice: old code still runs in dbus.service, nginx.service");
+        assert_eq!(lines[1..], ["  restart it: coloc stale --restart alice"]);
+
+        let lines = old_code("alice", &[row("dbus.service")]);
+        assert!(lines[1].starts_with("  dbus.service (process 7): the message bus"), "{lines:?}");
+        assert_eq!(lines.len(), 2);
+    }
 }
