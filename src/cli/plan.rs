@@ -19,6 +19,9 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     if let Some(most) = plan.processes {
         println!("allow {most} processes");
     }
+    if let Some(label) = &plan.label {
+        println!("confine by the AppArmor profile {label}");
+    }
     for line in plan.handed.iter().map(ToString::to_string) {
         println!("{}", printable(&line));
     }

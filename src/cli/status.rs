@@ -96,6 +96,7 @@ fn show(d: &Detail) {
     line("processes", d.processes.map(|n| n.to_string()));
     line("memory", d.memory.map(size_words));
     line("disk", Some(d.disk.map_or("takes too long to tell".into(), size_words)));
+    line("confined by", d.label.as_ref().map(|l| format!("AppArmor profile {l}")));
     line("ids", d.ids.map(|i| format!("{}-{}", i.start, i.start + i.count - 1)));
     line("tree", Some(d.path.clone()));
 }

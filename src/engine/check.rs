@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::profile::Network;
 use crate::runtime::plan::{Plan, Step};
 use crate::runtime::swap::Seen;
-use crate::runtime::{cgroup, probe, swap};
+use crate::runtime::{cgroup, label, probe, swap};
 use crate::status::check::{self, Check, Verdict};
 use crate::store::running::State;
 use crate::store::{Name, Record, config};
@@ -35,7 +35,7 @@ impl Engine {
             self.file_system(),
             self.ids(),
             self.state_is_roots(),
-            check::label(text("/proc/self/attr/current").as_deref(), security_module()),
+            security_module(),
             tool("mmdebstrap", "base create --suite needs it: apt-get install mmdebstrap"),
             Check::new(
                 "systemd",
@@ -123,7 +123,7 @@ impl Engine {
                 Err(e) => Check::new("base locked", Verdict::Unknown, e.to_string()),
             },
             masks(&proc, &plan),
-            check::label(text(proc.join("attr/current")).as_deref(), security_module()),
+            confined(&proc, &plan),
             limits(&read("limits"), &state),
         ];
         // What was read by number was its init's only if that still lives.
@@ -201,12 +201,16 @@ fn limits(limits: &str, state: &State) -> Check {
     )
 }
 
-/// The security module that could confine containers here.
-fn security_module() -> Option<&'static str> {
-    let on = text("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
-    match on {
-        true => Some("AppArmor"),
-        false => Path::new("/sys/fs/selinux/enforce").exists().then_some("SELinux"),
+/// Whether the host has what it takes to load profiles, or another module.
+fn security_module() -> Check {
+    let selinux = Path::new("/sys/fs/selinux/enforce").exists();
+    check::security_module(label::kernel_has(), label::parser().is_some(), selinux)
+}
+
+fn confined(proc: &Path, plan: &Plan) -> Check {
+    match (&plan.label, text(proc.join("attr/apparmor/current"))) {
+        (Some(want), seen) => check::label(seen.as_deref(), want),
+        (None, _) => security_module(),
     }
 }
 

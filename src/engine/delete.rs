@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
 use crate::request::Verb;
+use crate::runtime::label;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::running::State;
@@ -45,6 +46,8 @@ impl Engine {
         tree::remove(&gone)?;
         journal::step("delete.removed");
         ids::release_all(&self.layout, self.config.ids, name)?;
+        let label = label::name(&self.layout.id(), name.as_str());
+        label::forget(&self.labels(name), &label);
         let _ = std::fs::remove_dir(self.layout.run_of(name));
         unit::forget(&self.layout, name);
         work.end(&self.layout)

@@ -11,6 +11,7 @@ use crate::runtime::agent;
 use crate::runtime::bounds::Bounds;
 use crate::runtime::cgroup;
 use crate::runtime::enter::{self, Program};
+use crate::runtime::label;
 use crate::runtime::near::Near;
 use crate::runtime::relay::gone_within;
 use crate::store::running::State;
@@ -65,10 +66,12 @@ impl Engine {
     ) -> Result<End> {
         let (record, state, init) = self.running_for(verb, name)?;
         let account = self.account(&record, request.user.as_deref())?;
-        let program = match verb {
+        let mut program = match verb {
             Verb::Shell => self.login(&record, &account, request)?,
             _ => self.program(&record, &account, request)?,
         };
+        // Not what the plan says: it may have been started before AppArmor was there.
+        program.label = label::of(state.init.pid);
         let session = request.command.is_empty() && request.line.is_none();
         let told = verb == Verb::Shell && session && near.terminal.is_some();
         let mut notes = match self.caller.member() {
@@ -239,6 +242,7 @@ impl Engine {
             },
             stream_uid: user.uid,
             bounds: self.bounds(record)?,
+            label: None,
             ids_start: record.ids.start,
             agent: request.agent,
         })

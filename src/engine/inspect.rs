@@ -5,7 +5,7 @@ use super::supervise::init_word;
 use crate::audit;
 use crate::error::Result;
 use crate::request::Verb;
-use crate::runtime::cgroup;
+use crate::runtime::{cgroup, label};
 use crate::status::{Condition, Detail, Row, seconds_since};
 use crate::store::running::State;
 use crate::store::{Name, Record, record};
@@ -99,6 +99,7 @@ impl Engine {
                 .filter(|s| s.supervisor.open().is_some())
                 .map(|s| s.supervisor.pid),
             cgroup: alive.as_ref().map(|s| s.cgroup.display().to_string()),
+            label: alive.as_ref().and_then(|s| label::of(s.init.pid)),
             path: private.display().to_string(),
             row,
         }

@@ -14,7 +14,7 @@ use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
-use crate::runtime::{InitKind, cgroup, console, parent, swap};
+use crate::runtime::{InitKind, cgroup, console, label, parent, swap};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
 use crate::store::running::{Process, State, boot_id};
@@ -89,6 +89,9 @@ impl Engine {
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
         let cgroups = cgroup::prepare(&self.layout.id(), name.as_str(), record.ids.start)?;
+        if let Some(label) = &plan.label {
+            label::load(&self.labels(name), label, &label::text(&plan, label))?;
+        }
         if let Some(most) = plan.processes {
             cgroup::limit_processes(&cgroups, most)
                 .inspect_err(|_| cgroup::remove(&cgroups.made))?;
@@ -270,16 +273,32 @@ impl Engine {
             .hint(format!("look for it in {}", tree.display())));
         }
         let kind = init_kind(&tree, settings)?;
+        let label = self.label_of(&record.name);
         let place = Place {
             private: &self.layout.private(&record.name),
             usr: &tree.join("usr"),
             cgroup: &format!("/{}/{}/payload", self.layout.id(), record.name),
             init_kind: kind.word(),
             home,
+            label: label.as_deref(),
         };
         let spec = derive(record, settings, &place)?;
         let plan = plan(&spec, &host_facts(settings))?;
         Ok((spec, plan, kind))
+    }
+
+    /// The AppArmor profile of `name`, if this host can load it.
+    pub(super) fn label_of(&self, name: &Name) -> Option<String> {
+        let can = label::kernel_has() && label::parser().is_some();
+        can.then(|| label::name(&self.layout.id(), name.as_str()))
+    }
+
+    /// Where the AppArmor profile of `name` lies.
+    pub(super) fn labels(&self, name: &Name) -> label::Place {
+        label::Place {
+            dir: self.layout.state().join("apparmor"),
+            marker: self.layout.run_of(name).join("apparmor"),
+        }
     }
 
     /// The settings that a container runs with.

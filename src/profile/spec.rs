@@ -28,6 +28,8 @@ pub struct Place<'a> {
     pub init_kind: &'a str,
     /// The owner's home, if it is to be mounted.
     pub home: Option<&'a Home>,
+    /// The AppArmor profile, where the host has AppArmor.
+    pub label: Option<&'a str>,
 }
 
 /// A home of the host's, and whose it is.
@@ -190,7 +192,7 @@ fn derive_inner(
         "builtin" => vec!["coloc-init".to_string()],
         _ => vec!["/sbin/init".to_string()],
     };
-    let process = ProcessBuilder::default()
+    let mut process = ProcessBuilder::default()
         .terminal(true)
         .cwd("/")
         .args(args)
@@ -198,6 +200,7 @@ fn derive_inner(
         .capabilities(capabilities)
         .no_new_privileges(false)
         .build()?;
+    process.set_apparmor_profile(place.label.map(String::from));
     SpecBuilder::default()
         .version("1.2.0")
         .hostname(record.name.as_str())

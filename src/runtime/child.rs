@@ -15,6 +15,7 @@ use super::cgroup::Doors;
 use super::plan::{MASK_DIR, MASK_FILE, Plan, Step};
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::label::{Door, When};
 use crate::sys::mount::{self, Attr};
 use crate::sys::path::{Links, open_dir, open_in};
 use crate::sys::{self, Named, tty};
@@ -56,6 +57,8 @@ fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::
     let Some((Step::Init { kind, args, env }, steps)) = plan.steps.split_last() else {
         return Err(Error::failed("the plan does not end in an init"));
     };
+    // Opened while the host's /proc is in sight; gone through last.
+    let label = plan.label.as_deref().map(|name| label(name, kind)).transpose()?;
     for step in steps {
         carry_out(step, &mut hands).context(|| format!("cannot {step}"))?;
     }
@@ -66,7 +69,13 @@ fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::
     channel.say(Message::Built, &fds)?;
     drop((console.master, notify, hands));
     channel.hear(Message::Go)?;
-    become_init(kind, args, env, &console.slave)
+    become_init(kind, args, env, &console.slave, label)
+}
+
+/// The way to the label of init, which a built-in one takes without executing anything.
+fn label<'a>(name: &'a str, kind: &str) -> Result<(&'a str, Door)> {
+    let when = if kind == "builtin" { When::Now } else { When::OnExec };
+    Ok((name, Door::open(open_dir("/proc")?, when)?))
 }
 
 fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
@@ -261,11 +270,15 @@ fn become_init(
     args: &[String],
     env: &[String],
     console: &OwnedFd,
+    label: Option<(&str, Door)>,
 ) -> Result<std::convert::Infallible> {
     rustix::process::setsid().named(|| "setsid".into())?;
     tty::take_stdio([console.as_fd(); 3])?;
     sys::process::close_others_on_exec()?;
     sys::process::default_signals()?;
+    if let Some((name, door)) = label {
+        door.enter(name)?;
+    }
     if kind == "builtin" {
         super::init::run();
     }

@@ -25,6 +25,7 @@ use super::near::Near;
 use super::relay::{self, Line};
 use crate::error::{Context, Error, Result};
 use crate::store::running::State;
+use crate::sys::label::{Door, When};
 use crate::sys::process::{self, End};
 use crate::sys::seccomp;
 use crate::sys::tty::{self, Pty, Size};
@@ -51,6 +52,8 @@ pub struct Program {
     pub stream_uid: u32,
     /// What confines it.
     pub bounds: Bounds,
+    /// The AppArmor profile that it comes under: that of the container's init.
+    pub label: Option<String>,
     /// First host id of the container.
     pub ids_start: u32,
     /// Whether it is to reach the caller's ssh agent.
@@ -168,6 +171,7 @@ fn help(
     socket: &OwnedFd,
 ) -> Result<()> {
     process::hide()?;
+    let proc = path::open_dir("/proc")?;
     // All in one call, while the host's root may still look at an init that cannot be traced.
     let namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
@@ -193,7 +197,7 @@ fn help(
     }
     let has_pty = pty.is_some();
     let child = clone::spawn(clone::PARENT, None, || {
-        become_program(program, &args, &env, streams, has_pty)
+        become_program(program, &args, &env, streams, has_pty, &proc)
     })?;
     let mut fds = vec![child.pidfd.as_fd()];
     fds.extend(pty.as_ref().map(|p| p.master.as_fd()));
@@ -217,8 +221,11 @@ fn become_program(
     env: &[CString],
     streams: [BorrowedFd<'_>; 3],
     has_pty: bool,
+    proc: &OwnedFd,
 ) -> i32 {
     let prepared = (|| -> Result<()> {
+        // The kernel lets a process open no other's.
+        let door = program.label.as_ref().map(|_| Door::open(proc, When::OnExec)).transpose()?;
         if has_pty {
             tty::take_terminal(streams[0])?;
         } else {
@@ -234,7 +241,11 @@ fn become_program(
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
         process::become_user(program.uid, program.gid, &program.groups)?;
-        enter_directory(&program.cwd)
+        enter_directory(&program.cwd)?;
+        if let (Some(label), Some(door)) = (&program.label, door) {
+            door.enter(label)?;
+        }
+        Ok(())
     })();
     if let Err(e) = prepared {
         eprintln!("coloc: {e}");

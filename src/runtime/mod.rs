@@ -9,6 +9,7 @@ pub mod child;
 pub mod console;
 pub mod enter;
 pub mod init;
+pub mod label;
 pub mod locked;
 pub mod monitor;
 pub mod near;

@@ -173,6 +173,8 @@ pub struct Plan {
     pub ids: (u32, u32),
     /// How many processes there may be.
     pub processes: Option<i64>,
+    /// The AppArmor profile that it is under, where the host has AppArmor.
+    pub label: Option<String>,
 }
 
 fn missing(what: &str) -> Error {
@@ -271,7 +273,8 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     });
     let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
     let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
-    Ok(Plan { handed, steps, own_network, ids: (map.host_id(), map.size()), processes })
+    let label = process.apparmor_profile().clone();
+    Ok(Plan { handed, steps, own_network, ids: (map.host_id(), map.size()), processes, label })
 }
 
 fn is_bind(mount: &Mount) -> bool {

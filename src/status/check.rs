@@ -138,13 +138,28 @@ pub fn masks(wanted: &[PathBuf], mounts: &BTreeSet<PathBuf>) -> Check {
     Check::that("/proc and /sys", bare.is_empty(), found, hint)
 }
 
-/// The label of a security module; `on` tells whether the host has AppArmor or SELinux.
-pub fn label(label: Option<&str>, on: Option<&str>) -> Check {
-    const WHAT: &str = "security module";
-    let Some(module) = on else { return Check::new(WHAT, Verdict::Note, "none on this host") };
+const MODULE: &str = "security module";
+
+/// What could confine containers here: `apparmor` and `selinux` are in the kernel, `parser` is
+/// the program that loads AppArmor profiles.
+pub fn security_module(apparmor: bool, parser: bool, selinux: bool) -> Check {
+    match (apparmor, parser, selinux) {
+        (true, true, _) => Check::new(MODULE, Verdict::Good, "AppArmor"),
+        (true, false, _) => Check::new(MODULE, Verdict::Note, "AppArmor, but no apparmor_parser")
+            .hint("containers go without its profile: apt-get install apparmor"),
+        (false, _, true) => Check::new(MODULE, Verdict::Note, "SELinux: coloc sets no label"),
+        (false, _, false) => Check::new(MODULE, Verdict::Note, "none on this host"),
+    }
+}
+
+/// The AppArmor label of an init, from /proc/PID/attr; `want` is its profile.
+pub fn label(label: Option<&str>, want: &str) -> Check {
     match label.map(|l| l.trim_end_matches(['\0', '\n'])) {
-        None | Some("") => Check::new(WHAT, Verdict::Unknown, format!("{module} does not say")),
-        Some(label) => Check::new(WHAT, Verdict::Note, format!("{module}: {label}")),
+        None | Some("") => Check::new(MODULE, Verdict::Unknown, "AppArmor does not say"),
+        Some(label) => {
+            let holds = label == format!("{want} (enforce)");
+            Check::that(MODULE, holds, format!("AppArmor: {label}"), RESTART)
+        }
     }
 }
 
@@ -191,9 +206,15 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_told_and_a_host_without_them_is_no_fault() {
-        assert_eq!(label(None, None).verdict, Verdict::Note);
-        assert_eq!(label(None, Some("AppArmor")).verdict, Verdict::Unknown);
-        assert_eq!(label(Some("unconfined\n"), Some("AppArmor")).found, "AppArmor: unconfined");
+    fn a_label_has_to_be_the_containers_own_and_enforced() {
+        let verdict = |text| label(text, "coloc_a").verdict;
+        assert_eq!(verdict(Some("coloc_a (enforce)\n")), Verdict::Good);
+        assert_eq!(verdict(Some("coloc_a (complain)\n")), Verdict::Bad);
+        assert_eq!(verdict(Some("coloc_ab (enforce)\n")), Verdict::Bad);
+        assert_eq!(verdict(Some("unconfined\n")), Verdict::Bad);
+        assert_eq!(verdict(None), Verdict::Unknown);
+        assert_eq!(security_module(true, true, false).verdict, Verdict::Good);
+        assert!(security_module(true, false, false).hint.is_some());
+        assert_eq!(security_module(false, true, false).verdict, Verdict::Note);
     }
 }

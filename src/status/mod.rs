@@ -92,6 +92,8 @@ pub struct Detail {
     pub supervisor_pid: Option<i32>,
     /// Its cgroup on the host.
     pub cgroup: Option<String>,
+    /// The profile of a security module that its init is under.
+    pub label: Option<String>,
     /// Its private tree on the host.
     pub path: String,
 }

@@ -7,6 +7,7 @@
 pub mod clone;
 pub mod fdpass;
 pub mod file;
+pub mod label;
 pub mod mount;
 pub mod mountinfo;
 pub mod net;
