@@ -19,6 +19,10 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     if let Some(most) = plan.processes {
         println!("allow {most} processes");
     }
+    if let Some(rules) = &plan.devices {
+        let words: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        println!("let no device be opened but {}", words.join(", "));
+    }
     if let Some(label) = &plan.label {
         println!("confine by the AppArmor profile {label}");
     }

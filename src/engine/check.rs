@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::profile::Network;
 use crate::runtime::plan::{Plan, Step};
 use crate::runtime::swap::Seen;
-use crate::runtime::{cgroup, label, probe, swap};
+use crate::runtime::{cgroup, devices, label, probe, swap};
 use crate::status::check::{self, Check, Verdict};
 use crate::store::running::State;
 use crate::store::{Name, Record, config};
@@ -122,6 +122,7 @@ impl Engine {
                 }
                 Err(e) => Check::new("base locked", Verdict::Unknown, e.to_string()),
             },
+            check::devices(devices::is_confined(&state.cgroup).ok()),
             masks(&proc, &plan),
             confined(&proc, &plan),
             limits(&read("limits"), &state),

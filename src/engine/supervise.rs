@@ -14,7 +14,7 @@ use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
-use crate::runtime::{InitKind, cgroup, console, label, parent, swap};
+use crate::runtime::{InitKind, cgroup, console, devices, label, parent, swap};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
 use crate::store::running::{Process, State, boot_id};
@@ -94,6 +94,10 @@ impl Engine {
         }
         if let Some(most) = plan.processes {
             cgroup::limit_processes(&cgroups, most)
+                .inspect_err(|_| cgroup::remove(&cgroups.made))?;
+        }
+        if let Some(rules) = &plan.devices {
+            devices::confine(&cgroups.payload, rules)
                 .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         }
         Ok(Start { record, plan, kind, run, cgroups })

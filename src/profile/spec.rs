@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceBuilder,
-    LinuxDeviceType, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResourcesBuilder, Mount, MountBuilder, ProcessBuilder, RootBuilder,
-    Spec, SpecBuilder,
+    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount,
+    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
 use super::{Network, Settings, seccomp};
@@ -119,6 +119,10 @@ pub const DEVICES: [(&str, i64, i64); 6] = [
     ("tty", 5, 0),
 ];
 
+/// The device by which a pseudoterminal is made, and the major number of their other ends.
+const PTMX: (i64, i64) = (5, 2);
+const PTS: i64 = 136;
+
 /// What of /proc and /sys tells of the host, or acts on it. The kernel lets a container's root
 /// do nothing there; this keeps it from those who only look, too.
 const MASKED: [&str; 21] = [
@@ -166,7 +170,7 @@ fn derive_inner(
         .build()?;
     let most = LinuxPidsBuilder::default().limit(i64::from(settings.processes.0.get())).build()?;
     let linux = LinuxBuilder::default()
-        .resources(LinuxResourcesBuilder::default().pids(most).build()?)
+        .resources(LinuxResourcesBuilder::default().pids(most).devices(allowed()?).build()?)
         .uid_mappings(vec![map])
         .gid_mappings(vec![map])
         .namespaces(namespaces(settings.network)?)
@@ -253,6 +257,27 @@ fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
             .build()
     };
     DEVICES.into_iter().map(device).collect()
+}
+
+/// What may be opened: the nodes that there are, and terminals of its own. No node may be made.
+fn allowed() -> Specs<Vec<LinuxDeviceCgroup>> {
+    let rule = |major: i64, minor: Option<i64>| {
+        let rule = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(LinuxDeviceType::C)
+            .major(major)
+            .access("rw");
+        match minor {
+            Some(minor) => rule.minor(minor).build(),
+            None => rule.build(),
+        }
+    };
+    let mut list = vec![LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?];
+    for (_, major, minor) in DEVICES {
+        list.push(rule(major, Some(minor))?);
+    }
+    list.extend([rule(PTMX.0, Some(PTMX.1))?, rule(PTS, None)?]);
+    Ok(list)
 }
 
 /// The mount of `home`: its owner's ids, one of each, and nobody else's.

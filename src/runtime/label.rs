@@ -166,6 +166,7 @@ mod tests {
             ids: (100_000, 65536),
             processes: None,
             label: Some("coloc_a".into()),
+            devices: None,
         }
     }
 

@@ -7,6 +7,7 @@ pub mod bounds;
 pub mod cgroup;
 pub mod child;
 pub mod console;
+pub mod devices;
 pub mod enter;
 pub mod init;
 pub mod label;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
 use super::InitKind;
+use super::devices::{self, Rule};
 use super::seccomp::{self, Summary};
 use crate::error::{Error, Kind, Result};
 use crate::store::annotation::{INIT_KIND, MACHINE_ID};
@@ -175,6 +176,8 @@ pub struct Plan {
     pub processes: Option<i64>,
     /// The AppArmor profile that it is under, where the host has AppArmor.
     pub label: Option<String>,
+    /// The only devices that it may open; None for no such limit.
+    pub devices: Option<Vec<Rule>>,
 }
 
 fn missing(what: &str) -> Error {
@@ -233,7 +236,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         if target == Path::new("/usr") {
             steps.push(Step::ProveLocked { target });
         } else if target == Path::new("/dev") {
-            steps.extend(devices(&handed));
+            steps.extend(nodes(&handed));
         }
     }
     for path in linux.readonly_paths().iter().flatten() {
@@ -271,10 +274,20 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         args: process.args().clone().unwrap_or_default(),
         env: process.env().clone().unwrap_or_default(),
     });
+    let rules = linux.resources().as_ref().and_then(|r| r.devices().as_deref());
+    let rules = rules.map(devices::rules).transpose()?;
     let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
     let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
     let label = process.apparmor_profile().clone();
-    Ok(Plan { handed, steps, own_network, ids: (map.host_id(), map.size()), processes, label })
+    Ok(Plan {
+        handed,
+        steps,
+        own_network,
+        ids: (map.host_id(), map.size()),
+        processes,
+        label,
+        devices: rules,
+    })
 }
 
 fn is_bind(mount: &Mount) -> bool {
@@ -325,7 +338,7 @@ fn bind(mount: &Mount) -> Handed {
     Handed::Bind { source, target: mount.destination().clone(), attr, ids }
 }
 
-fn devices(handed: &[Handed]) -> Vec<Step> {
+fn nodes(handed: &[Handed]) -> Vec<Step> {
     let mut steps: Vec<Step> = handed
         .iter()
         .filter(|h| matches!(h, Handed::Device { .. }))

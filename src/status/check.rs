@@ -138,6 +138,16 @@ pub fn masks(wanted: &[PathBuf], mounts: &BTreeSet<PathBuf>) -> Check {
     Check::that("/proc and /sys", bare.is_empty(), found, hint)
 }
 
+/// Whether a program says which devices may be opened; None where the kernel has none such.
+pub fn devices(confined: Option<bool>) -> Check {
+    const WHAT: &str = "devices";
+    match confined {
+        Some(true) => Check::new(WHAT, Verdict::Good, "a list of those that may be opened"),
+        Some(false) => Check::new(WHAT, Verdict::Bad, "no list").hint(RESTART),
+        None => Check::new(WHAT, Verdict::Note, "this kernel has no list for a cgroup"),
+    }
+}
+
 const MODULE: &str = "security module";
 
 /// What could confine containers here: `apparmor` and `selinux` are in the kernel, `parser` is

@@ -4,6 +4,7 @@
 //! Nothing in here decides anything.
 #![allow(unsafe_code, reason = "the one module that may; the rest of the crate denies it")]
 
+pub mod bpf;
 pub mod clone;
 pub mod fdpass;
 pub mod file;

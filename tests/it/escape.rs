@@ -276,6 +276,25 @@ fn what_root_inside_makes_is_nobodys_on_the_host() {
     assert_ne!(sh("hostname").ok().trim(), "evil");
 }
 
+/// Even with the host's root in its cgroup, outside all its namespaces.
+#[test]
+fn no_device_but_its_own_opens_in_its_cgroup() {
+    let c = Container::started(store(), "devices", &["--init", "builtin"]);
+    assert!(c.store.ok(&["plan", &c.name]).contains("c 136:* rw"));
+    let cgroup = c.status()["cgroup"].as_str().unwrap().to_string();
+    let node = format!("/tmp/coloc-it-node-{}", std::process::id());
+    let try_all = format!(
+        "(: <{node}) && echo node; head -c1 /dev/zero >/dev/null && echo zero; \
+         mknod {node}-2 c 1 3 && echo made; rm -f {node}-2"
+    );
+    sh(&format!("rm -f {node}; mknod {node} c 1 11")).ok();
+    assert_eq!(sh(&try_all).text(), "node\nzero\nmade\n");
+    let enter = format!("mkdir -p {cgroup}/t && echo $$ > {cgroup}/t/cgroup.procs");
+    let inside = sh(&format!("{enter}; {try_all}")).text();
+    sh(&format!("rmdir {cgroup}/t; rm {node}")).ok();
+    assert_eq!(inside, "zero\n");
+}
+
 #[test]
 fn check_tells_what_confines_a_container_and_what_its_root_undid() {
     let c = Container::create(store(), "checked", &["--init", "builtin"]);
@@ -283,7 +302,9 @@ fn check_tells_what_confines_a_container_and_what_its_root_undid() {
     c.ok("start", &[]);
     let rows = c.store.json(&["check", &c.name, "--json"]);
     let rows = rows.as_array().unwrap();
-    for what in ["system calls", "capabilities", "ids", "namespaces", "base", "base locked"] {
+    for what in
+        ["system calls", "capabilities", "ids", "namespaces", "base", "base locked", "devices"]
+    {
         let row = rows.iter().find(|r| r["what"] == what).unwrap();
         assert_eq!(row["verdict"], "good", "{row}");
     }
