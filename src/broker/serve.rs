@@ -87,7 +87,7 @@ pub fn listen_handed(layout: &Layout) -> Result<()> {
 /// Gives each connection a process, which is a fresh image of the program: it shares no memory
 /// with any other, and after an update of coloc it is the new one.
 fn turn(layout: &Layout, listener: &OwnedFd, idle: Option<Timespec>) -> Result<()> {
-    let program = std::env::current_exe().context(|| "cannot tell where coloc is")?;
+    let program = crate::sys::image::path().context(|| "cannot tell where coloc is")?;
     let ends = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
     let signals = process::signal_fd(&[&ends[..], &[libc::SIGCHLD]].concat())?;
     nonblocking(listener)?;

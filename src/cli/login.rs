@@ -107,12 +107,12 @@ pub(super) fn ask_which(
 
 /// Where the program lies under its other name, if it does: beside itself.
 pub(super) fn installed() -> Option<PathBuf> {
-    let path = std::env::current_exe().ok()?.parent()?.join(NAME);
+    let path = crate::sys::image::path().ok()?.parent()?.join(NAME);
     is_ours(&path).then_some(path)
 }
 
 fn is_ours(path: &Path) -> bool {
-    match (path.canonicalize(), std::env::current_exe()) {
+    match (path.canonicalize(), crate::sys::image::path()) {
         (Ok(target), Ok(own)) => own.canonicalize().is_ok_and(|own| own == target),
         _ => false,
     }

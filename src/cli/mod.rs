@@ -40,6 +40,7 @@ use crate::request::Request;
 use crate::runtime::enter::OWN_FAILURE;
 use crate::runtime::near::Near;
 use crate::store::Layout;
+use crate::sys::image;
 
 /// Long-lived system containers on one shared, read-only base.
 #[derive(Debug, Parser)]
@@ -174,6 +175,10 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
 fn ask(layout: Layout, request: Request) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return client::call(&layout, request).map(ExitCode::from);
+    }
+    if matches!(request, Request::Shell(_) | Request::Exec(_)) {
+        // Before anything is done, as it begins anew.
+        image::seal()?;
     }
     let engine = match request.changes() {
         true => Engine::open_to_change(layout, request.verb().word())?,

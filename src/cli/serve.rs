@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::request::Request;
 use crate::store::Layout;
+use crate::sys::image;
 use crate::sys::tty::Size;
 
 /// Let members in, on a host without systemd; runs until it is ended.
@@ -20,7 +21,10 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(layout: &Layout, args: &ServeArgs) -> Result<ExitCode> {
     match (args.connection, args.socket) {
-        (true, _) => serve::serve_one(layout, talk)?,
+        (true, _) => {
+            image::seal()?;
+            serve::serve_one(layout, talk)?;
+        }
         (_, true) => serve::listen_handed(layout)?,
         _ => serve::listen(layout)?,
     }

@@ -4,6 +4,7 @@ use crate::engine::Engine;
 use crate::engine::supervise::report_failure;
 use crate::error::Result;
 use crate::store::Name;
+use crate::sys::image;
 
 /// Start a container and watch over it; coloc runs this itself, or systemd does.
 #[derive(Debug, clap::Args)]
@@ -22,6 +23,7 @@ pub(super) fn run(engine: &Engine, args: &SuperviseArgs) -> Result<ExitCode> {
         engine.ended(&name, how == "reboot")?;
         return Ok(ExitCode::SUCCESS);
     }
+    image::seal()?;
     // Whatever the caller had open is not to stay open for years.
     crate::sys::process::close_from(3)?;
     match engine.supervise(&name) {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use crate::store::lock::{self, Subject};
 use crate::store::record::generations;
 use crate::store::running::State;
 use crate::store::{Name, Record, atomic};
+use crate::sys::image;
 use crate::tree;
 
 /// What came of one container.
@@ -175,8 +176,8 @@ impl Engine {
     /// A process of its own for a share of the containers: entering a container takes a fork,
     /// which a process with threads must not do.
     fn worker(&self, share: &[Name], to: u64, restart: bool) -> Result<Child> {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("coloc").env_clear().env("COLOC_ROOT", self.layout.root());
+        let mut command = image::again();
+        command.env_clear().envs(image::variable()).env("COLOC_ROOT", self.layout.root());
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         // The events journal tells who it was, also where a worker writes to it.
         for name in [swap::FORCE, journal::KILL_AT, "SUDO_USER", "SSH_CONNECTION"] {

@@ -314,8 +314,8 @@ impl Engine {
     /// us, which a full pipe stops.
     fn output(&self, name: &Name, command: &[&str], limit: Duration) -> Result<(bool, String)> {
         use std::os::unix::process::CommandExt;
-        use std::process::{Command, Stdio};
-        let mut child = Command::new("/proc/self/exe")
+        use std::process::Stdio;
+        let mut child = crate::sys::image::again()
             .arg("--root")
             .arg(self.layout.root())
             .args(["exec", "--user", "root", name.as_str(), "--"])

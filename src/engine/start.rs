@@ -1,7 +1,7 @@
 //! `coloc start`.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::supervise::FAILED;
@@ -12,6 +12,7 @@ use crate::runtime::monitor::BOOTED;
 use crate::runtime::{InitKind, cgroup};
 use crate::store::running::State;
 use crate::store::{Name, atomic};
+use crate::sys::image;
 
 /// What a start came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,11 +74,10 @@ impl Engine {
 
     /// Starts a supervisor of our own, which lives on without this command and its terminal.
     pub(super) fn spawn(&self, name: &Name) -> Result<()> {
-        use std::os::unix::process::CommandExt;
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("coloc")
+        let mut child = image::again()
             .args(["supervise", name.as_str()])
             .env_clear()
+            .envs(image::variable())
             .env("COLOC_ROOT", self.layout.root())
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())

@@ -49,7 +49,7 @@ pub fn start(layout: &Layout, container: &Name) -> Result<()> {
         return done(systemctl(&["start", &unit])?, &format!("cannot start {unit}"));
     }
     // Another store, or a coloc that was not installed: the same unit, for this once.
-    let exe = std::env::current_exe().context(|| "cannot tell where coloc is")?;
+    let exe = crate::sys::image::path().context(|| "cannot tell where coloc is")?;
     let out = Command::new("systemd-run")
         .args(["--quiet", "--collect", "--service-type=notify", "--slice=coloc.slice"])
         .arg(format!("--unit={unit}"))

@@ -167,7 +167,7 @@ fn known(layout: &Layout) -> Vec<String> {
 
 /// Where the files that come with the program lie: `share/coloc` beside the `bin` it is in.
 pub fn shipped_dir() -> PathBuf {
-    let exe = std::env::current_exe().unwrap_or_default();
+    let exe = crate::sys::image::path().unwrap_or_default();
     let prefix = exe.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
     prefix.join("share/coloc")
 }

@@ -29,7 +29,7 @@ use crate::sys::label::{Door, When};
 use crate::sys::process::{self, End};
 use crate::sys::seccomp;
 use crate::sys::tty::{self, Pty, Size};
-use crate::sys::{Named, clone, fdpass, path};
+use crate::sys::{Named, clone, fdpass, image, path};
 
 /// What is to run, all of it the container's: its paths, its ids.
 #[derive(Debug, Clone)]
@@ -94,6 +94,7 @@ fn start(
     program: &Program,
     terminal: Option<Size>,
 ) -> Result<(Line, OwnedFd, Option<OwnedFd>)> {
+    refuse_unsealed()?;
     let entrance = cgroup::entrance(&state.cgroup)?;
     let v1: Vec<_> = state.cgroups.iter().filter(|d| !d.starts_with(unified(state))).collect();
     let mut v1 = Some(cgroup::Doors::open(v1)?);
@@ -137,6 +138,14 @@ fn start(
         ),
     };
     Ok((line, pidfd, fds.next()))
+}
+
+/// Nobody is to see a process of ours inside whose executable could be written to.
+pub(super) fn refuse_unsealed() -> Result<()> {
+    match image::is_sealed()? {
+        true => Ok(()),
+        false => Err(Error::failed("this process executes the program itself, not a sealed one")),
+    }
 }
 
 /// The v2 mount: what of `state.cgroups` lies there is the payload's own and its parents'.

@@ -97,8 +97,8 @@ impl Job {
 /// arguments to everyone inside.
 pub fn exec_self(root: &Path, args: &[OsString]) -> Error {
     use std::os::unix::process::CommandExt;
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg0("coloc").args(args).env("COLOC_ROOT", root);
+    let mut command = crate::sys::image::again();
+    command.args(args).env("COLOC_ROOT", root);
     let e = command.exec();
     Error::from(e).context("cannot run coloc again")
 }

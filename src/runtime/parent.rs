@@ -39,6 +39,7 @@ pub fn start(
     scratch: &Path,
     record: &mut dyn FnMut(&Child) -> Result<()>,
 ) -> Result<Started> {
+    super::enter::refuse_unsealed()?;
     let (ours, theirs) = fdpass::pair()?;
     let mut flags = clone::NEWUSER | clone::NEWNS | clone::NEWPID | clone::NEWUTS | clone::NEWIPC;
     if plan.own_network {

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod clone;
 pub mod fdpass;
 pub mod file;
+pub mod image;
 pub mod label;
 pub mod mount;
 pub mod mountinfo;

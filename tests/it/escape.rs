@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use crate::common::{Container, sh, store};
+use crate::common::{Container, coloc, sh, store};
 
 /// Helpers for the scripts. `SECRET` is a path that exists on the host alone, `HOSTPID` a process
 /// of the host, `ABSTRACT` the name of a socket of the host's.
@@ -274,6 +274,60 @@ fn what_root_inside_makes_is_nobodys_on_the_host() {
     let start = c.status()["ids"]["start"].as_u64().unwrap();
     assert_eq!((u64::from(meta.uid()), u64::from(meta.gid())), (start, start));
     assert_ne!(sh("hostname").ok().trim(), "evil");
+}
+
+/// What CVE-2019-5736 did: code of the container's runs in a process whose executable is the
+/// host's program, by `#!/proc/self/exe` and a library of its own, and opens that for writing.
+#[test]
+fn the_program_itself_is_out_of_reach_of_what_it_starts() {
+    let c = Container::started(store(), "own-exe", &["--init", "builtin"]);
+    let source = r#"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+#include <sys/statvfs.h>
+__attribute__((constructor)) static void attack(void) {
+    struct statvfs v;
+    char link[32], said[64];
+    int own = open("/proc/self/exe", O_RDONLY), tries = 1000, error = 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", own);
+    while (tries-- && !error)
+        error = open(link, O_WRONLY | O_TRUNC) == -1 ? errno : 0;
+    int failed = fstatvfs(own, &v), out = open("/root/said", O_WRONLY | O_CREAT | O_APPEND, 0600);
+    int n = snprintf(said, sizeof said, "%d %d %d\n", error, failed, !!(v.f_flag & ST_RDONLY));
+    if (write(out, said, n) != n) _exit(1);
+}
+"#;
+    let place = c.private("root/evil");
+    std::fs::write(place.with_extension("c"), source).unwrap();
+    let place = place.display();
+    sh(&format!("cc -shared -fPIC -O1 -o {place}.so {place}.c && chmod 755 {place}.so")).ok();
+    c.root_sh("printf '#!/proc/self/exe\n' > /root/s; chmod 755 /root/s").ok();
+    let program = sh(&format!("sha256sum {}", coloc().display())).ok();
+    for _ in 0..20 {
+        c.run("exec", &["--user", "root", "--env", "LD_PRELOAD=/root/evil.so", "--", "/root/s"]);
+    }
+    let said = c.root_sh("cat /root/said").ok();
+    assert_eq!(said.lines().count(), 20, "{said}");
+    for line in said.lines() {
+        // Refused for who they are, and on a mount through which nobody could.
+        assert!(["13 0 1", "30 0 1"].contains(&line), "{line}");
+    }
+    assert_eq!(sh(&format!("sha256sum {}", coloc().display())).ok(), program);
+    // Nor by its init, or whatever enters, all the while.
+    let attack = "for i in $(seq 300); do for p in /proc/[0-9]*; do \
+         [ $p = /proc/$$ ] || { : >> $p/exe && case $(readlink $p/exe) in /usr/*) ;; \
+         *) echo $p;; esac; } 2>/dev/null; done; done";
+    let race = std::thread::scope(|s| {
+        let inside = s.spawn(|| c.root(&["bash", "-c", attack]));
+        for _ in 0..40 {
+            c.root(&["true"]).ok();
+        }
+        inside.join().unwrap()
+    });
+    assert_eq!(race.text(), "");
+    assert_eq!(sh(&format!("sha256sum {}", coloc().display())).ok(), program);
 }
 
 /// Even with the host's root in its cgroup, outside all its namespaces.
