@@ -68,7 +68,9 @@ pub(super) fn spawn(
     command.unshare(&[Namespace::Mount, Namespace::Pid, Namespace::Ipc, Namespace::Uts]);
     command.set_parent_death_signal(unshare::Signal::SIGKILL);
     command.env_clear();
-    command.env("PATH", PATH).env("LC_ALL", "C.UTF-8");
+    // The one category in which C.UTF-8 differs from C: each further one is a file that every
+    // process of the hundreds in a maintainer script opens, a seventh of its time.
+    command.env("PATH", PATH).env("LC_CTYPE", "C.UTF-8");
     for name in ["http_proxy", "https_proxy", "no_proxy"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
