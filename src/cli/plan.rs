@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::status::size_words;
 use crate::store::{Name, Record};
 use crate::tree::file::printable;
 
@@ -19,6 +20,12 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     if let Some(most) = plan.processes {
         println!("allow {most} processes");
     }
+    let (high, max) = plan.memory;
+    if let (Some(high), Some(max)) = (high, max) {
+        println!("slow down above {} of memory, allow {}", size_words(high), size_words(max));
+    }
+    let limits: Vec<String> = plan.limits.iter().map(ToString::to_string).collect();
+    println!("limit each process to {}", limits.join(", "));
     if let Some(rules) = &plan.devices {
         let words: Vec<String> = rules.iter().map(ToString::to_string).collect();
         println!("let no device be opened but {}", words.join(", "));

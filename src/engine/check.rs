@@ -12,6 +12,7 @@ use crate::runtime::plan::{Plan, Step};
 use crate::runtime::swap::Seen;
 use crate::runtime::{cgroup, devices, label, probe, swap};
 use crate::status::check::{self, Check, Verdict};
+use crate::status::size_words;
 use crate::store::running::State;
 use crate::store::{Name, Record, config};
 use crate::sys::path::open_dir;
@@ -125,7 +126,8 @@ impl Engine {
             check::devices(devices::is_confined(&state.cgroup).ok()),
             masks(&proc, &plan),
             confined(&proc, &plan),
-            limits(&read("limits"), &state),
+            limits(&read("limits"), &state, &plan),
+            user_limits(&init, &plan),
         ];
         // What was read by number was its init's only if that still lives.
         if state.init.open().is_none() {
@@ -187,19 +189,48 @@ fn shown_in_a_container(at: &Path) -> bool {
     !["/proc/kcore", "/proc/sysrq-trigger"].iter().any(|p| at == Path::new(p))
 }
 
-fn limits(limits: &str, state: &State) -> Check {
+/// What a process may have at most by the kernel's word on init, and the container by its cgroup's.
+fn limits(limits: &str, state: &State, plan: &Plan) -> Check {
     let files = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
-    let files = files.and_then(|l| l.split_whitespace().next()).unwrap_or("unknown");
-    let most = |file| {
-        let set = state.cgroups.iter().chain([&state.cgroup]).find_map(|dir| text(dir.join(file)));
-        set.unwrap_or_else(|| "unlimited".into())
+    let files = files.and_then(|l| l.split_whitespace().nth(1)).unwrap_or("unknown");
+    let number = |file: &str| {
+        let dirs = state.cgroups.iter().chain([&state.cgroup]);
+        let mut found = dirs.filter_map(|dir| text(dir.join(file))?.parse::<u64>().ok());
+        found.next()
     };
-    let (tasks, memory) = (most("pids.max"), most("memory.max"));
-    Check::new(
-        "limits",
-        Verdict::Note,
-        format!("open files {files}, processes {tasks}, memory {memory}"),
+    let tasks = number("pids.max");
+    let high = number("memory.high");
+    let max = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
+    let processes = plan.processes.and_then(|n| u64::try_from(n).ok());
+    let wanted = [(tasks, processes), (high, plan.memory.0), (max, plan.memory.1)];
+    let words = |n: Option<u64>| n.map_or("unlimited".into(), size_words);
+    check::limits(
+        format!(
+            "open files {files}, processes {}, memory {} of {}",
+            tasks.map_or("unlimited".into(), |n| n.to_string()),
+            words(high),
+            words(max)
+        ),
+        &wanted,
     )
+}
+
+/// What the users of its user namespace may have of namespaces and the like.
+fn user_limits(init: &std::os::fd::OwnedFd, plan: &Plan) -> Check {
+    let wanted: Vec<(&str, u32)> = plan
+        .steps
+        .iter()
+        .filter_map(|s| match s {
+            Step::UserLimits(list) => Some(list.iter().map(|(name, n)| (name.as_str(), *n))),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    match probe::user_limits(init, &names) {
+        Ok(found) => check::user_limits(&wanted, &found),
+        Err(e) => Check::new("user limits", Verdict::Unknown, e.to_string()),
+    }
 }
 
 /// Whether the host has what it takes to load profiles, or another module.
@@ -215,22 +246,14 @@ fn confined(proc: &Path, plan: &Plan) -> Check {
     }
 }
 
+/// 5.15 is the first that has every call: mappable btrfs mounts came with it; before it, in 5.14,
+/// cgroup.kill and limits that are counted by user namespace, in 5.12 mount_setattr. Older ones
+/// than 6.1 are not tested.
 fn kernel() -> Check {
     let release = text("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-', '+']).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 5) {
-        return Check::new("kernel", Verdict::Good, release);
-    }
-    let check = Check::that("kernel", version >= (5, 19), release, "coloc needs Linux 5.19");
-    match check.verdict {
-        Verdict::Good => Check::new(
-            "kernel",
-            Verdict::Note,
-            format!("{}: containers are frozen for a swap of /usr", check.found),
-        ),
-        _ => check,
-    }
+    check::kernel(version, release)
 }
 
 fn user_namespaces() -> Check {

@@ -96,6 +96,8 @@ impl Engine {
             cgroup::limit_processes(&cgroups, most)
                 .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         }
+        cgroup::limit_memory(&cgroups, plan.memory)
+            .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         if let Some(rules) = &plan.devices {
             devices::confine(&cgroups.payload, rules)
                 .inspect_err(|_| cgroup::remove(&cgroups.made))?;
@@ -285,6 +287,7 @@ impl Engine {
             init_kind: kind.word(),
             home,
             label: label.as_deref(),
+            memory: memory_of_host(),
         };
         let spec = derive(record, settings, &place)?;
         let plan = plan(&spec, &host_facts(settings))?;
@@ -333,6 +336,15 @@ fn watch(lock: Lock, job: &Job, held: &[OwnedFd]) -> Result<std::convert::Infall
 /// What a supervisor sends that is asked to end; sysvinit knows SIGPWR, of all signals.
 fn poweroff_signal(kind: InitKind) -> i32 {
     kind.poweroff_signal().unwrap_or(libc::SIGPWR)
+}
+
+/// Bytes of memory that the host has; by its own word, which its root alone could bend.
+fn memory_of_host() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    // Where /proc does not tell, no less than any machine of the last twenty years has.
+    kib.unwrap_or(1 << 20) * 1024
 }
 
 fn host_facts(settings: Settings) -> HostFacts {

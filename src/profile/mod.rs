@@ -1,6 +1,7 @@
 //! Profiles: named settings that containers start from, and the OCI runtime spec that the
 //! settings become.
 
+mod limits;
 mod seccomp;
 pub mod spec;
 

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceBuilder,
     LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder,
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount,
-    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
+    LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
-use super::{Network, Settings, seccomp};
+use super::{Network, Settings, limits, seccomp};
 use crate::error::{Error, Result};
 use crate::store::Record;
-use crate::store::annotation::{INIT_KIND, MACHINE_ID};
+use crate::store::annotation::{INIT_KIND, MACHINE_ID, USER_LIMITS};
 
 /// What the derivation needs to know beside the record.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Place<'a> {
     pub home: Option<&'a Home>,
     /// The AppArmor profile, where the host has AppArmor.
     pub label: Option<&'a str>,
+    /// Bytes of memory that the host has.
+    pub memory: u64,
 }
 
 /// A home of the host's, and whose it is.
@@ -44,8 +47,8 @@ pub struct Home {
 }
 
 /// Capabilities that no container has, because they reach past it: modules, hardware, clocks,
-/// the kernel's log, audit and security policy.
-const WITHOUT: [Capability; 14] = [
+/// the kernel's log, audit, security policy and limits.
+const WITHOUT: [Capability; 15] = [
     Capability::SysModule,
     Capability::SysRawio,
     Capability::SysTime,
@@ -60,6 +63,8 @@ const WITHOUT: [Capability; 14] = [
     Capability::Perfmon,
     Capability::Bpf,
     Capability::CheckpointRestore,
+    // Root of a user namespace raises the limits of its users by it, and does nothing else with it.
+    Capability::SysResource,
 ];
 
 const ALL: [Capability; 41] = {
@@ -168,9 +173,8 @@ fn derive_inner(
         .container_id(0u32)
         .size(record.ids.count)
         .build()?;
-    let most = LinuxPidsBuilder::default().limit(i64::from(settings.processes.0.get())).build()?;
     let linux = LinuxBuilder::default()
-        .resources(LinuxResourcesBuilder::default().pids(most).devices(allowed()?).build()?)
+        .resources(resources(settings, place.memory)?)
         .uid_mappings(vec![map])
         .gid_mappings(vec![map])
         .namespaces(namespaces(settings.network)?)
@@ -192,6 +196,7 @@ fn derive_inner(
         .inheritable(Capabilities::new())
         .ambient(Capabilities::new())
         .build()?;
+    let words = limits::USER.map(|(name, most)| format!("{name}={most}"));
     let args = match place.init_kind {
         "builtin" => vec!["coloc-init".to_string()],
         _ => vec!["/sbin/init".to_string()],
@@ -203,6 +208,7 @@ fn derive_inner(
         .env(environment(&record.machine_id))
         .capabilities(capabilities)
         .no_new_privileges(false)
+        .rlimits(rlimits()?)
         .build()?;
     process.set_apparmor_profile(place.label.map(String::from));
     SpecBuilder::default()
@@ -215,6 +221,7 @@ fn derive_inner(
         .annotations(std::collections::HashMap::from([
             (INIT_KIND.to_string(), place.init_kind.to_string()),
             (MACHINE_ID.to_string(), record.machine_id.clone()),
+            (USER_LIMITS.to_string(), words.join(" ")),
         ]))
         .build()
 }
@@ -257,6 +264,23 @@ fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
             .build()
     };
     DEVICES.into_iter().map(device).collect()
+}
+
+fn resources(settings: Settings, memory: u64) -> Specs<LinuxResources> {
+    let pids = LinuxPidsBuilder::default().limit(i64::from(settings.processes.0.get())).build()?;
+    let part = |percent| (memory / 100 * percent) & !0xfff;
+    let high = ("memory.high".to_string(), part(limits::MEMORY_HIGH).to_string());
+    LinuxResourcesBuilder::default()
+        .pids(pids)
+        .memory(LinuxMemoryBuilder::default().limit(part(limits::MEMORY_MAX) as i64).build()?)
+        .unified(std::collections::HashMap::from([high]))
+        .devices(allowed()?)
+        .build()
+}
+
+fn rlimits() -> Specs<Vec<PosixRlimit>> {
+    let limit = |(typ, soft, hard)| PosixRlimitBuilder::default().typ(typ).soft(soft).hard(hard);
+    limits::RESOURCES.into_iter().map(|l| limit(l).build()).collect()
 }
 
 /// What may be opened: the nodes that there are, and terminals of its own. No node may be made.
@@ -318,6 +342,7 @@ fn mounts(record: &Record, settings: Settings, place: &Place<'_>) -> Specs<Vec<M
             mount("/sys", "bind", Path::new("/sys"), &options)
         }
     };
+    let terminals = format!("max={}", limits::TERMINALS);
     let mut list = vec![
         mount("/proc", "proc", none, &["nosuid", "nodev", "noexec"])?,
         sys?,
@@ -327,7 +352,7 @@ fn mounts(record: &Record, settings: Settings, place: &Place<'_>) -> Specs<Vec<M
             "/dev/pts",
             "devpts",
             none,
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", &terminals],
         )?,
         mount("/dev/shm", "tmpfs", none, &["nosuid", "nodev", "mode=1777", "size=25%"])?,
         mount("/dev/mqueue", "mqueue", none, &["nosuid", "nodev", "noexec"])?,

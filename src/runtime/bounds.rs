@@ -1,16 +1,18 @@
 //! What confines whoever enters a container as its init is confined: the capabilities that stay
-//! in the bounding set, and the filter of system calls.
+//! in the bounding set, the limits of a process, and the filter of system calls.
 //!
-//! A start keeps both beside the state: what enters later then has what the init has, whatever
+//! A start keeps them beside the state: what enters later then has what the init has, whatever
 //! has become of the profile, and nothing is to be compiled for it.
 //!
 //! ```text
 //! one line      the capabilities, with commas, as in the spec
+//! one line      the limits, with commas
 //! then, 8 bytes for each instruction   code (2), jt (1), jf (1), k (4), little-endian
 //! ```
 
 use std::path::Path;
 
+use super::limits::Limit;
 use super::plan::{Plan, Step};
 use crate::error::Result;
 use crate::store::atomic;
@@ -24,6 +26,8 @@ pub const FILE: &str = "bounds";
 pub struct Bounds {
     /// Capabilities that stay in the bounding set, such as `CAP_CHOWN`.
     pub capabilities: Vec<String>,
+    /// What a process may have at most.
+    pub limits: Vec<Limit>,
     /// The filter of system calls; empty for none.
     pub filter: Vec<Instruction>,
 }
@@ -31,7 +35,7 @@ pub struct Bounds {
 impl Bounds {
     /// Those of a container that is started by `plan`.
     pub fn of(plan: &Plan) -> Self {
-        let mut bounds = Self::default();
+        let mut bounds = Self { limits: plan.limits.clone(), ..Self::default() };
         for step in &plan.steps {
             match step {
                 Step::Bound(keep) => bounds.capabilities.clone_from(keep),
@@ -44,8 +48,9 @@ impl Bounds {
 
     /// Writes them to `run`, the container's run directory. They need not outlive the boot.
     pub fn save(&self, run: &Path) -> Result<()> {
-        let mut bytes = self.capabilities.join(",").into_bytes();
-        bytes.push(b'\n');
+        let limits: Vec<String> = self.limits.iter().map(ToString::to_string).collect();
+        let lines = format!("{}\n{}\n", self.capabilities.join(","), limits.join(","));
+        let mut bytes = lines.into_bytes();
         for Instruction { code, jt, jf, k } in &self.filter {
             bytes.extend(code.to_le_bytes());
             bytes.extend([*jt, *jf]);
@@ -57,16 +62,21 @@ impl Bounds {
     /// Reads them from `run`; None if they are not there, or are not whole.
     pub fn load(run: &Path) -> Option<Self> {
         let bytes = std::fs::read(run.join(FILE)).ok()?;
-        let end = bytes.iter().position(|b| *b == b'\n')?;
-        let line = std::str::from_utf8(bytes.get(..end)?).ok()?;
-        let chunks = bytes.get(end + 1..)?.chunks(8);
+        let mut parts = bytes.splitn(3, |b| *b == b'\n');
+        let mut words = || {
+            let line = std::str::from_utf8(parts.next()?).ok()?;
+            Some(line.split(',').filter(|w| !w.is_empty()).map(String::from).collect())
+        };
+        let (capabilities, limits): (Vec<String>, Vec<String>) = (words()?, words()?);
+        let chunks = parts.next()?.chunks(8);
         let instruction = |chunk: &[u8]| {
             let [c0, c1, jt, jf, k0, k1, k2, k3] = chunk.try_into().ok()?;
             let (code, k) = (u16::from_le_bytes([c0, c1]), u32::from_le_bytes([k0, k1, k2, k3]));
             Some(Instruction { code, jt, jf, k })
         };
         Some(Self {
-            capabilities: line.split(',').filter(|w| !w.is_empty()).map(String::from).collect(),
+            capabilities,
+            limits: limits.iter().map(|l| l.parse().ok()).collect::<Option<_>>()?,
             filter: chunks.map(instruction).collect::<Option<_>>()?,
         })
     }
@@ -86,14 +96,18 @@ mod tests {
         ];
         for bounds in [
             Bounds::default(),
-            Bounds { capabilities: vec!["CAP_CHOWN".into(), "CAP_KILL".into()], filter },
+            Bounds {
+                capabilities: vec!["CAP_CHOWN".into(), "CAP_KILL".into()],
+                limits: vec!["nofile 9:unlimited".parse().unwrap()],
+                filter,
+            },
         ] {
             bounds.save(&dir).unwrap();
             assert_eq!(Bounds::load(&dir), Some(bounds));
         }
         let path = dir.join(FILE);
         let whole = std::fs::read(&path).unwrap();
-        for bad in [&whole[..whole.len() - 1], b"", b"CAP_CHOWN"] {
+        for bad in [&whole[..whole.len() - 1], b"", b"CAP_CHOWN", b"CAP_CHOWN\nnofile\n"] {
             atomic::write(&path, bad, 0o600).unwrap();
             assert_eq!(Bounds::load(&dir), None, "{bad:?}");
         }

@@ -166,6 +166,19 @@ pub fn limit_processes(cgroups: &Cgroups, most: i64) -> Result<()> {
     Ok(())
 }
 
+/// Slows the payload down above `high` bytes of memory and lets it have no more than `max`. The
+/// files are the host's own. Version 1 has no `high`.
+pub fn limit_memory(cgroups: &Cgroups, (high, max): (Option<u64>, Option<u64>)) -> Result<()> {
+    let files = [(&cgroups.payload, "memory.high", high), (&cgroups.payload, "memory.max", max)];
+    let v1 = cgroups.v1.iter().map(|dir| (dir, "memory.limit_in_bytes", max));
+    for (dir, file, bytes) in files.into_iter().chain(v1) {
+        if let Some(bytes) = bytes.filter(|_| dir.join(file).exists()) {
+            set(dir, file, &bytes.to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts a process into a cgroup.
 pub fn put(dir: &Path, pid: i32) -> Result<()> {
     set(dir, "cgroup.procs", &pid.to_string())

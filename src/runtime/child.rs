@@ -85,6 +85,7 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
                 options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
             hands.mounts.insert(target.clone(), mount::make(kind, &options, *attr)?);
         }
+        Step::UserLimits(list) => super::limits::set_of_user(list)?,
         Step::EnterRoot => enter_root(hands)?,
         Step::Attach { target } => {
             let made = take(hands, target)?;

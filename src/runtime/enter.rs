@@ -21,6 +21,7 @@ use super::agent;
 use super::bounds::Bounds;
 use super::cgroup;
 use super::child::{bound, c_strings};
+use super::limits;
 use super::near::Near;
 use super::relay::{self, Line};
 use crate::error::{Context, Error, Result};
@@ -180,6 +181,8 @@ fn help(
     socket: &OwnedFd,
 ) -> Result<()> {
     process::hide()?;
+    // While the host's root may still raise them.
+    limits::apply(&program.bounds.limits)?;
     let proc = path::open_dir("/proc")?;
     // All in one call, while the host's root may still look at an init that cannot be traced.
     let namespaces = CloneFlags::CLONE_NEWUSER

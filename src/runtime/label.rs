@@ -167,6 +167,8 @@ mod tests {
             processes: None,
             label: Some("coloc_a".into()),
             devices: None,
+            limits: Vec::new(),
+            memory: (None, None),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod enter;
 pub mod init;
 pub mod label;
+pub mod limits;
 pub mod locked;
 pub mod monitor;
 pub mod near;

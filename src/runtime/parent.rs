@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::cgroup::{Cgroups, Doors};
 use super::child;
+use super::limits;
 use super::locked;
 use super::plan::{Handed, Ids, Plan};
 use super::protocol::{Channel, Message, Side};
@@ -47,9 +48,14 @@ pub fn start(
     }
     let payload = open_dir(&cgroups.payload)?;
     let mut theirs = Some((theirs, Doors::open(&cgroups.v1)?));
-    let init = clone::spawn(flags, Some(payload.as_fd()), || match theirs.take() {
-        Some((socket, v1)) => child::run(plan, v1, Channel::new(socket, Side::Child)),
-        None => 1,
+    limits::apply(&plan.limits)?;
+    // Whoever makes a user namespace is charged for what is made in it. Not root, of whom there is
+    // one for all containers and the host's own services.
+    let init = process::as_user(plan.ids.0, || {
+        clone::spawn(flags, Some(payload.as_fd()), || match theirs.take() {
+            Some((socket, v1)) => child::run(plan, v1, Channel::new(socket, Side::Child)),
+            None => 1,
+        })
     })
     .context(|| "cannot make its namespaces")
     .map_err(name_missing_feature)?;

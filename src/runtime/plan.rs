@@ -4,13 +4,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::InitKind;
 use super::devices::{self, Rule};
+use super::limits::{self, Limit};
 use super::seccomp::{self, Summary};
 use crate::error::{Error, Kind, Result};
-use crate::store::annotation::{INIT_KIND, MACHINE_ID};
+use crate::store::annotation::{INIT_KIND, MACHINE_ID, USER_LIMITS};
 use crate::sys::mount::Attr;
 use crate::sys::seccomp::Instruction;
 
@@ -29,6 +30,9 @@ pub enum Step {
         /// The mount's flags.
         attr: Attr,
     },
+    /// Set what each user inside may have of the kernel's own things: by the host's /proc, which is
+    /// the kernel's word.
+    UserLimits(Vec<(String, u32)>),
     /// Make the private tree the root, and let go of the host's mounts.
     EnterRoot,
     /// Put what was made, or what the parent handed over, in its place.
@@ -178,6 +182,10 @@ pub struct Plan {
     pub label: Option<String>,
     /// The only devices that it may open; None for no such limit.
     pub devices: Option<Vec<Rule>>,
+    /// What a process of it may have at most.
+    pub limits: Vec<Limit>,
+    /// Bytes of memory above which it is slowed down, and those that it cannot have.
+    pub memory: (Option<u64>, Option<u64>),
 }
 
 fn missing(what: &str) -> Error {
@@ -213,7 +221,8 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         attr: Attr::NODEV,
         ids: Ids::Same,
     }];
-    let mut steps = Vec::new();
+    let users = limits::of_user(&note(USER_LIMITS))?;
+    let mut steps = vec![Step::UserLimits(users)];
     for mount in &mounts {
         match is_bind(mount) {
             true => handed.push(bind(mount)),
@@ -279,6 +288,8 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
     let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
     let label = process.apparmor_profile().clone();
+    let limits = limits::limits(process.rlimits().as_deref().unwrap_or_default());
+    let memory = memory(linux.resources().as_ref())?;
     Ok(Plan {
         handed,
         steps,
@@ -287,7 +298,22 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         processes,
         label,
         devices: rules,
+        limits,
+        memory,
     })
+}
+
+/// The bytes of memory above which it is slowed down, and those that it cannot have.
+fn memory(resources: Option<&LinuxResources>) -> Result<(Option<u64>, Option<u64>)> {
+    let max = resources.and_then(|r| r.memory().as_ref()).and_then(|m| m.limit());
+    let max = max.and_then(|n| u64::try_from(n).ok());
+    let high = resources.and_then(|r| r.unified().as_ref()).and_then(|u| u.get("memory.high"));
+    let number = |text: &String| {
+        text.parse::<u64>().map_err(|_| {
+            Error::new(Kind::Damaged, format!("memory.high in the spec is no number: {text:?}"))
+        })
+    };
+    Ok((high.map(number).transpose()?, max))
 }
 
 fn is_bind(mount: &Mount) -> bool {
@@ -466,6 +492,10 @@ impl fmt::Display for Step {
                     .collect();
                 let words = [attr_words(*attr), options.join(",")].join(",");
                 write!(f, "make {kind} for {} ({})", target.display(), words.trim_matches(','))
+            }
+            Step::UserLimits(list) => {
+                let words: Vec<String> = list.iter().map(|(k, n)| format!("{k} {n}")).collect();
+                write!(f, "let each user have {} at most", words.join(", "))
             }
             Step::EnterRoot => write!(f, "enter the private tree, leave the host's mounts"),
             Step::Attach { target } => write!(f, "attach {}", target.display()),

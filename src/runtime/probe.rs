@@ -26,3 +26,18 @@ pub fn usr_is_locked(init: &OwnedFd) -> Result<()> {
     });
     tried.map(|((), _)| ())
 }
+
+/// What each user of the container's user namespace may have of the things named in `names`.
+pub fn user_limits(init: &OwnedFd, names: &[&str]) -> Result<Vec<Option<u32>>> {
+    let read = aside(|| {
+        process::hide()?;
+        setns(init, CloneFlags::CLONE_NEWUSER).named(|| "setns(pidfd, CLONE_NEWUSER)".into())?;
+        // By the host's /proc, as the mount namespace is still ours.
+        let number = |name: &&str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/user/{name}")).ok()?;
+            text.trim().parse::<u32>().ok()
+        };
+        Ok((names.iter().map(number).collect::<Vec<_>>(), Vec::new()))
+    });
+    read.map(|(found, _)| found)
+}

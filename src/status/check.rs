@@ -138,6 +138,51 @@ pub fn masks(wanted: &[PathBuf], mounts: &BTreeSet<PathBuf>) -> Check {
     Check::that("/proc and /sys", bare.is_empty(), found, hint)
 }
 
+/// The kernel, by its version and its own name for it.
+pub fn kernel(version: (u32, u32), release: String) -> Check {
+    const WHAT: &str = "kernel";
+    match version {
+        v if v >= (6, 5) => Check::new(WHAT, Verdict::Good, release),
+        v if v >= (6, 1) => Check::new(
+            WHAT,
+            Verdict::Note,
+            format!("{release}: containers are frozen for a swap of /usr"),
+        ),
+        v if v >= (5, 15) => Check::new(WHAT, Verdict::Note, release)
+            .hint("it has what coloc needs; coloc is tested with Linux 6.1 and newer"),
+        _ => Check::new(WHAT, Verdict::Bad, release).hint("coloc needs Linux 5.15, better 6.1"),
+    }
+}
+
+/// The limits of its cgroups: each pair has what is set, and what is to be; None is no limit.
+pub fn limits(found: String, pairs: &[(Option<u64>, Option<u64>)]) -> Check {
+    const WHAT: &str = "limits";
+    if pairs.iter().any(|(set, want)| set.is_some() && set != want) {
+        return Check::new(WHAT, Verdict::Bad, found).hint(RESTART);
+    }
+    match pairs.iter().all(|(set, want)| set == want) {
+        true => Check::new(WHAT, Verdict::Good, found),
+        false => Check::new(WHAT, Verdict::Note, found)
+            .hint("this host's cgroups pass a controller on to nobody"),
+    }
+}
+
+/// What each user inside may have: `wanted` by name, and what is set, None where the kernel has no
+/// such limit.
+pub fn user_limits(wanted: &[(&str, u32)], found: &[Option<u32>]) -> Check {
+    let higher: Vec<&str> = wanted
+        .iter()
+        .zip(found)
+        .filter(|((_, most), set)| set.is_some_and(|set| set > *most))
+        .map(|((name, _), _)| *name)
+        .collect();
+    let said = match higher.is_empty() {
+        true => format!("{} of namespaces and the like", wanted.len()),
+        false => format!("higher: {}", higher.join(" ")),
+    };
+    Check::that("user limits", higher.is_empty(), said, RESTART)
+}
+
 /// Whether a program says which devices may be opened; None where the kernel has none such.
 pub fn devices(confined: Option<bool>) -> Check {
     const WHAT: &str = "devices";
@@ -213,6 +258,27 @@ mod tests {
         mounts.remove(&wanted[0]);
         let check = masks(&wanted, &mounts);
         assert_eq!((check.verdict, &*check.found), (Verdict::Bad, "not covered: /proc/keys"));
+    }
+
+    #[test]
+    fn kernels_that_lack_a_call_are_bad() {
+        let verdict = |version| kernel(version, "x".into()).verdict;
+        assert_eq!(verdict((5, 14)), Verdict::Bad);
+        assert_eq!(verdict((5, 15)), Verdict::Note);
+        assert_eq!(verdict((6, 1)), Verdict::Note);
+        assert_eq!(verdict((6, 12)), Verdict::Good);
+    }
+
+    #[test]
+    fn a_limit_that_is_another_is_told_from_one_that_cannot_be() {
+        let verdict = |pairs: &[_]| limits("x".into(), pairs).verdict;
+        assert_eq!(verdict(&[(Some(1), Some(1)), (None, None)]), Verdict::Good);
+        assert_eq!(verdict(&[(Some(1), Some(1)), (None, Some(2))]), Verdict::Note);
+        assert_eq!(verdict(&[(Some(3), Some(1)), (None, Some(2))]), Verdict::Bad);
+        let wanted = [("a", 5), ("b", 6)];
+        assert_eq!(user_limits(&wanted, &[Some(5), None]).verdict, Verdict::Good);
+        let check = user_limits(&wanted, &[Some(5), Some(7)]);
+        assert_eq!((check.verdict, &*check.found), (Verdict::Bad, "higher: b"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Uid};
 use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::CapabilitiesSecureBits;
 
 use super::{Error, Named, Result};
 
@@ -104,6 +105,25 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> Result<End> {
             Err(e) => return Err(e).named(|| "waitid(P_PIDFD)".into()),
         }
     }
+}
+
+/// Does `work` as the user `uid` by its effective id, with all the power that this process has.
+pub fn as_user<T>(uid: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before =
+        rustix::thread::capabilities_secure_bits().named(|| "prctl(PR_GET_SECUREBITS)".into())?;
+    let own = nix::unistd::geteuid();
+    let call = |uid: u32| move || format!("seteuid({uid})");
+    let set = |bits| {
+        rustix::thread::set_capabilities_secure_bits(bits)
+            .named(|| format!("prctl(PR_SET_SECUREBITS, {bits:?})"))
+    };
+    // Without it a change of the id would take the capabilities.
+    set(before | CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    nix::unistd::seteuid(Uid::from_raw(uid)).named(call(uid))?;
+    let done = work();
+    nix::unistd::seteuid(own).named(call(own.as_raw()))?;
+    set(before)?;
+    done
 }
 
 /// Becomes root of this process's user namespace, with no other group.

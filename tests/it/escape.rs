@@ -382,6 +382,36 @@ fn containers_in_a_container_need_a_profile_that_says_so() {
     assert_eq!(c.root_sh("cat /proc/keys").ok(), "");
 }
 
+/// What is made inside is charged to the container's own root, not to the host's, of whom there is
+/// one for everybody.
+#[test]
+fn what_the_kernel_counts_by_user_is_counted_for_each_container() {
+    let c = Container::started(store(), "counted", &["--init", "builtin"]);
+    let (pid, ids) = (c.status()["pid"].to_string(), c.status()["ids"]["start"].to_string());
+    let owner = format!(
+        "perl -e 'open N, \"/proc/{pid}/ns/user\"; $u = pack \"I\", 0; ioctl(N, 0xb704, $u) or \
+         die; print unpack \"I\", $u'"
+    );
+    assert_eq!(sh(&owner).ok(), ids);
+    let rows = c.store.json(&["check", &c.name, "--json"]);
+    let row = rows.as_array().unwrap().iter().find(|r| r["what"] == "user limits").unwrap();
+    assert_eq!(row["verdict"], "good", "{row}");
+    // Root inside cannot raise them, with whatever /proc.
+    let raise = "echo 100000 > /proc/sys/user/max_user_namespaces; mount -o remount,bind,rw \
+                 /proc/sys; echo 100000 > /proc/sys/user/max_user_namespaces; \
+                 mount -t proc p /mnt; echo 100000 > /mnt/sys/user/max_user_namespaces";
+    c.root_sh(raise);
+    assert_eq!(c.root_sh("cat /proc/sys/user/max_user_namespaces").ok(), "4096\n");
+    // Where these tests run in a container themselves, not even root may raise it to that.
+    let hard = sh("(ulimit -Hn 524288) 2>/dev/null && echo 524288 || ulimit -Hn").ok();
+    assert_eq!(c.root_sh("ulimit -Sn; ulimit -Hn; ulimit -c").ok(), format!("1024\n{hard}0\n"));
+    let many = "perl -e 'while (syscall(253) >= 0) { $n++ } print $n <= 1024 ? \"few\" : $n'";
+    assert_eq!(c.root_sh(&format!("ulimit -n 9999; {many}")).ok(), "few");
+    assert!(c.root_sh("grep -w devpts /proc/self/mounts").ok().contains("max=512"));
+    let plan = c.store.ok(&["plan", &c.name]);
+    assert!(plan.contains("slow down above") && plan.contains("nofile 1024:524288"), "{plan}");
+}
+
 #[test]
 fn a_fork_bomb_stays_inside() {
     let profile = store().root.join("etc/coloc/profiles/few.json");
