@@ -256,6 +256,69 @@ fn no_attack_of_the_list_works() {
     c.store.ok(&["base", "verify", "debian"]);
 }
 
+/// The same attacks by root of an unprivileged container of lxc's, as its package configures one,
+/// over a copy of the same base whose `/usr` is bound read-only with mapped ids, as near to coloc's
+/// as it goes. Prints the table of docs/security.md.
+#[test]
+#[ignore = "scripts/escape-compare runs it; needs lxc"]
+fn the_same_attacks_in_lxc() {
+    const IDS: u32 = 0x6fff_0000;
+    let c = Container::started(store(), "compared", &["--init", "builtin"]);
+    let place = format!("/var/tmp/coloc-it-lxc-{}", std::process::id());
+    let tree = store().root.join("var/lib/coloc/bases/debian/generations/1/tree");
+    let tree = tree.display();
+    let include = "/usr/share/lxc/config";
+    let module = match std::fs::read("/sys/module/apparmor/parameters/enabled") {
+        Ok(text) if text.starts_with(b"Y") => "lxc.apparmor.profile = generated\n",
+        _ => "",
+    };
+    let config = format!(
+        "lxc.include = {include}/common.conf\nlxc.include = {include}/userns.conf\n\
+         lxc.rootfs.path = dir:{place}/a/rootfs\nlxc.rootfs.options = idmap=container\n\
+         lxc.idmap = u 0 {IDS} 65536\nlxc.idmap = g 0 {IDS} 65536\n\
+         lxc.mount.entry = {place}/usr usr none bind,ro,idmap=container 0 0\n\
+         lxc.net.0.type = empty\n{module}"
+    );
+    sh(&format!(
+        "mkdir -p {place}/a/rootfs {place}/empty && chmod 755 {place} {place}/a && \
+         tar -C {tree} --exclude=./usr/* -cf - . | tar -C {place}/a/rootfs -xpf - && \
+         cp -a --reflink=auto {tree}/usr {place}/usr"
+    ))
+    .ok();
+    std::fs::write(format!("{place}/a/config"), config).unwrap();
+    // With no newuidmap in its PATH lxc writes the maps itself, as it runs as root.
+    let lxc = format!("PATH={place}/empty $(command -v lxc-start) -P {place} -n a");
+    sh(&format!("{lxc} -d -l ERROR -o {place}/log -- /usr/bin/sleep 100000; cat {place}/log")).ok();
+    let secret = format!("/tmp/coloc-it-secret-c{}", std::process::id());
+    std::fs::write(&secret, "x").unwrap();
+    let word = format!("coloc-it-c{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&word).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let vars = format!("SECRET={secret} ABSTRACT={word} HOSTPID={}", std::process::id());
+    println!("| attack | LXC | coloc |\n|---|---|---|");
+    let mut worked = [0; 2];
+    let attacks = [MOUNTS, PROC_AND_SYS, DEVICES, POWERS].concat();
+    for (name, attack) in &attacks {
+        let script = format!("export {vars}\n{PRELUDE}\n{attack}");
+        let command = ["unshare", "-m", "bash", "-c", &script];
+        let mut lxc = std::process::Command::new("timeout");
+        lxc.args(["60", "lxc-attach", "-P", &place, "-n", "a", "--clear-env", "--"]).args(command);
+        let outs = [crate::common::run(lxc), c.root(&command)];
+        let cells = outs.map(|out| match out.code {
+            0 => "**works**",
+            127 => "not tried",
+            _ => "refused",
+        });
+        for (n, cell) in cells.iter().enumerate() {
+            worked[n] += usize::from(*cell == "**works**");
+        }
+        println!("| {name} | {} | {} |", cells[0], cells[1]);
+    }
+    println!("| of {} | {} work | {} work |", attacks.len(), worked[0], worked[1]);
+    sh(&format!("lxc-stop -k -P {place} -n a; rm -rf {place} {secret}")).ok();
+    assert_eq!(worked[1], 0);
+}
+
 /// What an attack could have changed.
 fn host_marks() -> String {
     sh("cd /proc/sys; cat kernel/core_pattern kernel/modprobe kernel/hostname kernel/panic \
