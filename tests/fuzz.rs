@@ -1,7 +1,7 @@
 //! Parsers of what a container, a member or a hostile archive writes, fed with what is nearly right.
 //! None may panic, hang or take much memory, whatever they say to it. `scripts/fuzz` runs them for
 //! longer (PROPTEST_CASES).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use coloc::broker::frames;
 use coloc::profile::Profile;
