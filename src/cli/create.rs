@@ -3,8 +3,8 @@ use std::process::ExitCode;
 use crate::engine::Engine;
 use crate::engine::create::Wish;
 use crate::error::Result;
+use crate::profile::own::Change;
 use crate::store::Name;
-use crate::store::record::Overrides;
 
 /// Make a container.
 #[derive(Debug, clap::Args)]
@@ -23,18 +23,25 @@ pub(super) struct CreateArgs {
     /// Its init: auto (the base's own) or builtin.
     #[arg(long)]
     init: Option<String>,
-    /// Its network: private or host.
+    /// Its network: private, host, none, bridge=NAME or macvlan=NAME.
     #[arg(long)]
     network: Option<String>,
+    /// A setting over the profile's, see coloc-profile(5); may be given again.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
 }
 
 pub(super) fn run(engine: &Engine, args: &CreateArgs) -> Result<ExitCode> {
     let name = Name::parse("container", &args.name)?;
+    let init = args.init.iter().map(|v| format!("init={v}"));
+    let network = args.network.iter().map(|v| format!("network.mode={v}"));
+    let settings = init.chain(network).chain(args.settings.iter().cloned());
+    let changes = settings.map(|s| Change::parse(&s)).collect::<Result<Vec<_>>>()?;
     let wish = Wish {
         base: args.base.clone(),
         owners: args.owners.clone(),
         profile: args.profile.clone(),
-        overrides: Overrides { init: args.init.clone(), network: args.network.clone() },
+        changes,
     };
     let record = engine.create(&name, &wish)?;
     let owners = match record.owners.as_slice() {

@@ -21,6 +21,7 @@ mod progress;
 mod report;
 mod serve;
 mod set;
+mod show;
 mod stale;
 mod start;
 mod status;
@@ -77,6 +78,8 @@ enum Verb {
     Stale(stale::StaleArgs),
     Conflicts(conflicts::ConflictsArgs),
     Set(set::SetArgs),
+    Unset(set::UnsetArgs),
+    Show(show::ShowArgs),
     Plan(plan::PlanArgs),
     Check(check::CheckArgs),
     Serve(serve::ServeArgs),
@@ -165,6 +168,8 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Stale(args) => ask(layout, args.request()?),
         Verb::Conflicts(args) => ask(layout, args.request()?),
         Verb::Set(args) => set::run(&change("change a container's settings")?, &args),
+        Verb::Unset(args) => set::run_unset(&change("change a container's settings")?, &args),
+        Verb::Show(args) => show::run(&look("show a container's settings")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
         Verb::Check(args) => check::run(&look("check")?, &args),
         Verb::Supervise(args) => supervise::run(&look("supervise a container")?, &args),

@@ -1,44 +1,86 @@
 use std::process::ExitCode;
 
 use crate::engine::Engine;
-use crate::engine::set::Setting;
+use crate::engine::set::Outcome;
 use crate::error::Result;
+use crate::profile::own::{self, Change};
 use crate::store::Name;
+use crate::tree::file::printable;
 
-/// Change settings of a container: hold=true keeps it at its generation, owners=USER,@GROUP
-/// says whose it is, home=shared mounts its owner's home on the host.
+/// Change settings of a container, see coloc-profile(5): limits.memory=1G, mounts+=/srv/a:/mnt/a,
+/// hold=true keeps it at its generation, owners=USER,@GROUP says whose it is.
 #[derive(Debug, clap::Args)]
 pub(super) struct SetArgs {
     /// The container.
     name: String,
-    /// The settings.
+    /// The settings; += adds to a list, -= takes from it.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
 
+/// Have settings of a container say again what its profile says.
+#[derive(Debug, clap::Args)]
+pub(super) struct UnsetArgs {
+    /// The container.
+    name: String,
+    /// The settings.
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
+}
+
 pub(super) fn run(engine: &Engine, args: &SetArgs) -> Result<ExitCode> {
     let name = Name::parse("container", &args.name)?;
-    let settings = args.settings.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
-    let record = engine.set(&name, &settings)?;
-    if settings.iter().any(|s| matches!(s, Setting::Owners(_))) {
-        match record.owners.as_slice() {
-            [] => println!("{name} belongs to nobody"),
-            owners => println!("{name} belongs to {}", owners.join(", ")),
-        }
-    }
-    if settings.iter().any(|s| matches!(s, Setting::Home(_))) {
-        match (record.shared_home, record.owners.first()) {
-            (true, Some(owner)) => println!("{name} has {owner}'s home from its next start on"),
-            _ => println!("{name} has a home of its own from its next start on"),
-        }
-    }
-    if !settings.iter().any(|s| matches!(s, Setting::Hold(_))) {
-        return Ok(ExitCode::SUCCESS);
-    }
-    if record.hold {
-        println!("{name} stays at generation {} until hold=false", record.generation);
-    } else {
-        println!("{name} follows its base; coloc adopt {name} brings it there now");
-    }
+    let changes = args.settings.iter().map(|s| Change::parse(s)).collect::<Result<Vec<_>>>()?;
+    print(&engine.set(&name, &changes)?);
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn run_unset(engine: &Engine, args: &UnsetArgs) -> Result<ExitCode> {
+    let name = Name::parse("container", &args.name)?;
+    let keys = args.keys.iter().map(|k| own::key(k)).collect::<Result<Vec<_>>>()?;
+    print(&engine.unset(&name, &keys)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is so now, and what will be.
+pub(super) fn print(outcome: &Outcome) {
+    let name = &outcome.record.name;
+    if outcome.changed.is_empty() {
+        println!("{name} has these settings already");
+    }
+    for setting in &outcome.changed {
+        let line = match setting.key.name {
+            "owners" => owners(&outcome.record.owners),
+            "home" => home(outcome),
+            "hold" => hold(outcome),
+            key => {
+                let value = setting.key.kind.words(&setting.value);
+                let when = if outcome.waits(setting.key) { ", at the next start" } else { "" };
+                format!("has {key} = {}{when}", if value.is_empty() { "nothing" } else { &value })
+            }
+        };
+        println!("{name} {}", printable(&line));
+    }
+}
+
+fn owners(owners: &[String]) -> String {
+    match owners {
+        [] => "belongs to nobody".into(),
+        owners => format!("belongs to {}", owners.join(", ")),
+    }
+}
+
+fn home(outcome: &Outcome) -> String {
+    match (outcome.record.shared_home, outcome.record.owners.first()) {
+        (true, Some(owner)) => format!("has {owner}'s home from its next start on"),
+        _ => "has a home of its own from its next start on".into(),
+    }
+}
+
+fn hold(outcome: &Outcome) -> String {
+    let Outcome { record, .. } = outcome;
+    match record.hold {
+        true => format!("stays at generation {} until hold=false", record.generation),
+        false => format!("follows its base; coloc adopt {} brings it there now", record.name),
+    }
 }

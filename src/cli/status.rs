@@ -82,7 +82,7 @@ fn show(d: &Detail) {
     line("conflicts", Some(d.conflicts.join(", ")));
     line("owners", Some(r.owners.join(", ")));
     line("profile", r.profile.as_ref().map(Name::to_string));
-    line("network", r.network.map(str::to_string));
+    line("network", r.network.clone());
     line(
         "init",
         r.init.as_ref().map(|i| match r.pid {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::{Engine, unit};
 use crate::error::{Error, Kind, Result};
-use crate::profile::Network;
+use crate::profile::Mode;
 use crate::runtime::plan::{Plan, Step};
 use crate::runtime::swap::Seen;
 use crate::runtime::{cgroup, devices, label, probe, swap};
@@ -97,7 +97,7 @@ impl Engine {
                 .hint(format!("start it: coloc start {name}")));
         };
         let (_, plan, _) = self.plan(&record)?;
-        let network = self.settings(&record)?.network;
+        let network = self.settings(&record)?.network.mode;
         let proc = PathBuf::from(format!("/proc/{}", state.init.pid));
         let status = text(proc.join("status")).unwrap_or_default();
         let read = |file: &str| text(proc.join(file)).unwrap_or_default();
@@ -106,7 +106,7 @@ impl Engine {
             check::seccomp(&status),
             check::capabilities(&status, &bound_of(&plan), &number),
             check::ids(&read("uid_map"), &read("gid_map"), (record.ids.start, record.ids.count)),
-            namespaces(&proc, network),
+            namespaces(&proc, &network),
             match swap::seen(&init, &usr) {
                 Err(e) => Check::new("base", Verdict::Unknown, e.to_string()),
                 Ok(seen) => Check::that(
@@ -151,14 +151,14 @@ fn number(name: &str) -> Option<u8> {
     caps::Capability::from_str(&format!("CAP_{bare}")).ok().map(|c| c.index())
 }
 
-fn namespaces(proc: &Path, network: Network) -> Check {
+fn namespaces(proc: &Path, network: &Mode) -> Check {
     let number = |path: PathBuf| std::fs::metadata(path).ok().map(|m| m.ino());
     let kinds = ["user", "mnt", "pid", "uts", "ipc", "net", "cgroup"];
     let pairs = kinds.map(|kind| {
         let host = Path::new("/proc/self/ns").join(kind);
         (kind, number(proc.join("ns").join(kind)), number(host))
     });
-    check::namespaces(&pairs, (network == Network::Host).then_some("net"))
+    check::namespaces(&pairs, (*network == Mode::Host).then_some("net"))
 }
 
 /// A mask is wanted where the kernel has something to cover; this host's own /proc and /sys

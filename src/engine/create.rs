@@ -10,7 +10,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{Engine, owners};
 use crate::error::{Context, Error, Kind, Result};
-use crate::profile::{InitChoice, Network, Profile};
+use crate::profile::Chain;
+use crate::profile::keys::Place;
+use crate::profile::own::Change;
 use crate::request::Verb;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
@@ -29,8 +31,8 @@ pub struct Wish {
     pub owners: Vec<String>,
     /// `--profile`
     pub profile: Option<String>,
-    /// `--init` and `--network`
-    pub overrides: Overrides,
+    /// `--init`, `--network` and `--set`
+    pub changes: Vec<Change>,
 }
 
 impl Wish {
@@ -38,7 +40,8 @@ impl Wish {
         let base = self.base.iter().map(|b| format!("--base={b}"));
         let owners = self.owners.iter().map(|o| format!("--owner={o}"));
         let profile = self.profile.iter().map(|p| format!("--profile={p}"));
-        base.chain(owners).chain(profile).collect()
+        let settings = self.changes.iter().map(Change::words);
+        base.chain(owners).chain(profile).chain(settings).collect()
     }
 }
 
@@ -54,8 +57,8 @@ impl Engine {
             Some(text) => Name::parse("profile", text)?,
             None => self.config.default_profile.clone(),
         };
-        Profile::load(&self.layout, &profile)?.settings(&wish.overrides)?;
-        check_words(&wish.overrides)?;
+        let chain = Chain::load(&self.layout, &profile)?;
+        let overrides = own_settings(&chain, &wish.changes)?;
         for owner in &wish.owners {
             owners::check(owner)?;
         }
@@ -74,7 +77,7 @@ impl Engine {
         }
         let mut record = Record::new(name.clone(), base, generation, profile);
         record.owners = wish.owners.clone();
-        record.overrides = wish.overrides.clone();
+        record.overrides = overrides;
         record.machine_id = new_machine_id()?;
 
         let work = Work::Create { name: name.clone() };
@@ -125,10 +128,20 @@ impl Engine {
     }
 }
 
-fn check_words(overrides: &Overrides) -> Result<()> {
-    overrides.init.as_deref().map(InitChoice::parse).transpose()?;
-    overrides.network.as_deref().map(Network::parse).transpose()?;
-    Ok(())
+/// What a container says itself that is made with these changes.
+fn own_settings(chain: &Chain, changes: &[Change]) -> Result<Overrides> {
+    let (mut own, below) = (Overrides::new(), chain.effective());
+    for change in changes {
+        if change.key.place != Place::Both {
+            return Err(Error::new(Kind::Usage, format!("{} is not for --set", change.key.name))
+                .hint(
+                    "--owner says whose it is, --profile from what it starts; for others coloc set",
+                ));
+        }
+        change.apply(&mut own, &below)?;
+    }
+    chain.with(&own)?;
+    Ok(own)
 }
 
 fn check_free(accounts: &Accounts, owner: &str, base: &Name) -> Result<()> {

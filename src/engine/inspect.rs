@@ -49,7 +49,7 @@ impl Engine {
         };
         let record_ok = record.as_ref().ok();
         let settings = record_ok.and_then(|r| self.settings(r).ok());
-        let init = match (&alive, record_ok, settings) {
+        let init = match (&alive, record_ok, &settings) {
             (Some((s, _)), ..) => Some(s.init_kind.clone()),
             (None, Some(r), Some(settings)) => init_word(&self.layout, r, settings),
             _ => None,
@@ -65,7 +65,7 @@ impl Engine {
             owners: record_ok.map(|r| r.owners.clone()).unwrap_or_default(),
             init,
             profile: record_ok.map(|r| r.profile.clone()),
-            network: settings.map(|s| s.network.word()),
+            network: settings.map(|s| s.network.mode.word()),
             hold: record_ok.is_some_and(|r| r.hold),
             stale,
             damage: record.as_ref().err().or(lost.as_ref()).map(ToString::to_string),

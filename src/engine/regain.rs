@@ -58,7 +58,7 @@ impl Engine {
             boot: boot_id().ok()?,
             init,
             supervisor: self.find_supervisor(name, payload),
-            init_kind: init_word(&self.layout, &record, self.settings(&record).ok()?)?,
+            init_kind: init_word(&self.layout, &record, &self.settings(&record).ok()?)?,
             generation,
             // Nobody knows whether it ever was: then there is something to find, or not.
             swapped: audit::moment(),

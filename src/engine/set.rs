@@ -1,91 +1,172 @@
-//! `coloc set`: settings of a container that an admin may change at any time.
+//! `coloc set`, `unset` and `edit`: settings of a container, which an admin may change at any time.
 
-use super::{Engine, home, owners};
+use serde_json::Value as Json;
+
+use super::{Engine, home, owners, unit};
 use crate::error::{Error, Kind, Result};
+use crate::profile::keys::{KEYS, Key, Place, When};
+use crate::profile::own::{self, Act, Change};
+use crate::profile::value::{Item, Value};
+use crate::profile::{Chain, Effective, Origin, Setting};
 use crate::request::Verb;
 use crate::store::lock::{self, Subject};
+use crate::store::record::Overrides;
+use crate::store::running::State;
 use crate::store::{Name, Record};
 
-/// One `KEY=VALUE`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Setting {
-    /// `hold`: whether the container stays at its generation.
-    Hold(bool),
-    /// `owners`: the host users, and `@` groups of them, that the container belongs to.
-    Owners(Vec<String>),
-    /// `home`: whether the owner's home on the host is mounted inside.
-    Home(bool),
+/// What a change came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The container as it is now.
+    pub record: Record,
+    /// The settings whose value is another, as they are now.
+    pub changed: Vec<Setting>,
+    /// Whether the container runs, so that some of it waits for its next start.
+    pub running: bool,
 }
 
-impl Setting {
-    /// Reads `KEY=VALUE`.
-    pub fn parse(text: &str) -> Result<Self> {
-        let usage = |message: String| Error::new(Kind::Usage, message);
-        let Some((key, value)) = text.split_once('=') else {
-            return Err(usage(format!("{text:?} is no KEY=VALUE"))
-                .hint("for example: coloc set alice hold=true"));
-        };
-        match (key, value) {
-            ("hold", "true") => Ok(Self::Hold(true)),
-            ("hold", "false") => Ok(Self::Hold(false)),
-            ("hold", _) => {
-                Err(usage(format!("hold cannot be {value:?}")).hint("it is true or false"))
-            }
-            ("home", "shared") => Ok(Self::Home(true)),
-            ("home", "private") => Ok(Self::Home(false)),
-            ("home", _) => {
-                Err(usage(format!("home cannot be {value:?}")).hint("it is shared or private"))
-            }
-            ("owners", _) => Ok(Self::Owners(owners::parse(value)?)),
-            _ => {
-                Err(usage(format!("there is no setting {key:?}"))
-                    .hint("there are: hold, owners, home"))
-            }
-        }
-    }
-
-    /// As it is given.
-    fn words(&self) -> String {
-        match self {
-            Self::Hold(hold) => format!("hold={hold}"),
-            Self::Owners(owners) => format!("owners={}", owners.join(",")),
-            Self::Home(true) => "home=shared".into(),
-            Self::Home(false) => "home=private".into(),
-        }
+impl Outcome {
+    /// Whether the value of `key` changed, and takes effect only when the container is next
+    /// started.
+    pub fn waits(&self, key: &Key) -> bool {
+        self.running && key.when == When::Start
     }
 }
 
 impl Engine {
     /// Changes settings of `name`, all of them or none.
-    pub fn set(&self, name: &Name, settings: &[Setting]) -> Result<Record> {
-        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
-        let mut record = self.permit(Verb::Set, name)?;
-        let words: Vec<String> = settings.iter().map(Setting::words).collect();
-        self.noting(Verb::Set, name, &words, || {
-            for setting in settings {
-                match setting {
-                    Setting::Hold(hold) => record.hold = *hold,
-                    Setting::Owners(owners) => record.owners = owners.clone(),
-                    Setting::Home(shared) => record.shared_home = *shared,
+    pub fn set(&self, name: &Name, changes: &[Change]) -> Result<Outcome> {
+        let words: Vec<String> = changes.iter().map(Change::words).collect();
+        self.change(Verb::Set, name, &words, |record| {
+            for change in changes {
+                self.make(record, change)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Has `keys` of `name` say what they say in its profile.
+    pub fn unset(&self, name: &Name, keys: &[&'static Key]) -> Result<Outcome> {
+        let words: Vec<String> = keys.iter().map(|k| k.name.to_string()).collect();
+        self.change(Verb::Unset, name, &words, |record| {
+            for key in keys {
+                match key.name {
+                    "hold" => record.hold = false,
+                    "owners" => record.owners.clear(),
+                    "home" => record.shared_home = false,
+                    "profile" => record.profile = self.config.default_profile.clone(),
+                    _ => drop(own::remove(&mut record.overrides, key)),
                 }
             }
+            Ok(())
+        })
+    }
+
+    /// Puts `own` in the place of what `name` says itself, if that is still `before`.
+    pub fn replace(&self, name: &Name, before: &Overrides, own: &Overrides) -> Result<Outcome> {
+        self.change(Verb::Edit, name, &[], |record| {
+            if record.overrides != *before {
+                return Err(Error::new(Kind::State, format!("{name} was changed meanwhile"))
+                    .hint("coloc edit it again"));
+            }
+            record.overrides = own.clone();
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        verb: Verb,
+        name: &Name,
+        words: &[String],
+        work: impl FnOnce(&mut Record) -> Result<()>,
+    ) -> Result<Outcome> {
+        let _lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let mut record = self.permit(verb, name)?;
+        self.noting(verb, name, words, || {
+            // A profile that was damaged must not keep this from naming another.
+            let before = self.effective(&record).unwrap_or_else(|_| Effective::defaults());
+            let before = with_record(&before, &record);
+            work(&mut record)?;
+            let after = self.all_settings(&record)?;
+            let changed: Vec<Setting> = after
+                .into_iter()
+                .filter(|s| before.iter().all(|b| b.key != s.key || b.value != s.value))
+                .collect();
             // Now, and not when it is to start: that may be at night, and by somebody else.
             home::of_host(&self.layout, &record)?;
+            self.take_effect(&record, &changed)?;
             record.save_in(&self.layout.container(name))?;
-            Ok(record)
+            let running = State::alive(&self.layout, name).is_some();
+            Ok(Outcome { record, changed, running })
         })
+    }
+
+    /// What changes outside of the container and its record.
+    fn take_effect(&self, record: &Record, changed: &[Setting]) -> Result<()> {
+        match changed.iter().find(|s| s.key.name == "autostart").map(|s| &s.value) {
+            Some(Value::Flag(on)) => unit::enable(&self.layout, &record.name, *on),
+            _ => Ok(()),
+        }
+    }
+
+    fn make(&self, record: &mut Record, change: &Change) -> Result<()> {
+        match (change.key.name, &change.act) {
+            ("hold", Act::Set(value)) => record.hold = *value == Value::Flag(true),
+            ("home", Act::Set(value)) => {
+                record.shared_home = *value == Value::Word("shared".into())
+            }
+            ("profile", Act::Set(Value::Word(word))) => {
+                let profile = Name::parse("profile", word)?;
+                Chain::load(&self.layout, &profile)?;
+                record.profile = profile;
+            }
+            ("owners", _) => {
+                let now: Vec<Item> = record.owners.iter().cloned().map(Item::Owner).collect();
+                let new: Vec<String> =
+                    change.on_list(&now)?.iter().map(ToString::to_string).collect();
+                for owner in new.iter().filter(|o| !record.owners.contains(o)) {
+                    owners::check(owner)?;
+                }
+                record.owners = new;
+            }
+            _ => {
+                let below = Chain::load(&self.layout, &record.profile)?.effective();
+                change.apply(&mut record.overrides, &below)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every setting of `record`'s container, what it has through its profile first.
+    pub fn all_settings(&self, record: &Record) -> Result<Vec<Setting>> {
+        Ok(with_record(&self.effective(record)?, record))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn with_record(effective: &Effective, record: &Record) -> Vec<Setting> {
+    let own = KEYS.iter().filter(|k| k.place == Place::Container);
+    effective.all().iter().cloned().chain(own.map(|key| of_record(record, key))).collect()
+}
 
-    #[test]
-    fn only_what_there_is_can_be_set() {
-        assert_eq!(Setting::parse("hold=true").unwrap(), Setting::Hold(true));
-        for bad in ["hold", "hold=", "hold=yes", "home=yes", "x=1", "=", ""] {
-            assert_eq!(Setting::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
-        }
-    }
+/// The setting of a key that is a container's alone.
+fn of_record(record: &Record, key: &'static Key) -> Setting {
+    let value = match key.name {
+        "hold" => Value::Flag(record.hold),
+        "home" => Value::Word(if record.shared_home { "shared" } else { "private" }.into()),
+        "owners" => Value::List(record.owners.iter().cloned().map(Item::Owner).collect()),
+        _ => Value::Word(record.profile.to_string()),
+    };
+    let default = key.kind.words(&value) == key.default;
+    Setting { key, value, origin: if default { Origin::Default } else { Origin::Container } }
+}
+
+/// What `coloc show --json` prints of a setting.
+pub fn to_json(setting: &Setting) -> Json {
+    serde_json::json!({
+        "key": setting.key.name,
+        "value": setting.key.kind.exact(&setting.value),
+        "origin": setting.origin,
+        "live": setting.key.when == When::Now,
+    })
 }

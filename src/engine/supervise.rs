@@ -9,7 +9,7 @@ use oci_spec::runtime::Spec;
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
 use crate::profile::spec::{Home, Place, derive};
-use crate::profile::{InitChoice, Network, Profile, Settings};
+use crate::profile::{Chain, Effective, InitChoice, Mode, Settings};
 use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::monitor::{self, Job};
@@ -278,7 +278,7 @@ impl Engine {
             )
             .hint(format!("look for it in {}", tree.display())));
         }
-        let kind = init_kind(&tree, settings)?;
+        let kind = init_kind(&tree, &settings)?;
         let label = self.label_of(&record.name);
         let place = Place {
             private: &self.layout.private(&record.name),
@@ -289,8 +289,8 @@ impl Engine {
             label: label.as_deref(),
             memory: memory_of_host(),
         };
-        let spec = derive(record, settings, &place)?;
-        let plan = plan(&spec, &host_facts(settings))?;
+        let spec = derive(record, &settings, &place)?;
+        let plan = plan(&spec, &host_facts(&settings))?;
         Ok((spec, plan, kind))
     }
 
@@ -310,7 +310,14 @@ impl Engine {
 
     /// The settings that a container runs with.
     pub fn settings(&self, record: &Record) -> Result<Settings> {
-        Profile::load(&self.layout, &record.profile)?.settings(&record.overrides)
+        Ok(self.effective(record)?.settings())
+    }
+
+    /// The same, each with where it comes from.
+    pub fn effective(&self, record: &Record) -> Result<Effective> {
+        Chain::load(&self.layout, &record.profile)?
+            .with(&record.overrides)
+            .map_err(|e| e.context(&record.name))
     }
 }
 
@@ -347,19 +354,19 @@ fn memory_of_host() -> u64 {
     kib.unwrap_or(1 << 20) * 1024
 }
 
-fn host_facts(settings: Settings) -> HostFacts {
+fn host_facts(settings: &Settings) -> HostFacts {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     HostFacts {
         os_release: read("/etc/os-release"),
-        resolv_conf: match settings.network {
-            Network::Host => read("/etc/resolv.conf"),
-            Network::Private => String::new(),
+        resolv_conf: match settings.network.mode {
+            Mode::Host => read("/etc/resolv.conf"),
+            _ => String::new(),
         },
     }
 }
 
 /// The init that the base's `/sbin/init` leads to, links followed within the base.
-fn init_kind(tree: &std::path::Path, settings: Settings) -> Result<InitKind> {
+fn init_kind(tree: &std::path::Path, settings: &Settings) -> Result<InitKind> {
     if settings.init == InitChoice::Builtin {
         return Ok(InitKind::Builtin);
     }
@@ -376,7 +383,7 @@ fn init_kind(tree: &std::path::Path, settings: Settings) -> Result<InitKind> {
 }
 
 /// The word for the init that a stopped container will have; None if its base has none.
-pub(super) fn init_word(layout: &Layout, record: &Record, settings: Settings) -> Option<String> {
+pub(super) fn init_word(layout: &Layout, record: &Record, settings: &Settings) -> Option<String> {
     let tree = layout.generation(&record.base, record.generation).join("tree");
     init_kind(&tree, settings).ok().map(|kind| kind.word().to_string())
 }

@@ -128,6 +128,7 @@ const AF_NETLINK: u64 = 16;
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
 const NETLINK_AUDIT: u64 = 9;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
 const MNT_FORCE: u64 = 1;
 /// The call of socketcall(2) that is socket(2).
 const SYS_SOCKET: u64 = 1;
@@ -139,6 +140,10 @@ pub(super) fn filter(allow: Allow) -> Specs<LinuxSeccomp> {
     let mut free: Vec<&str> = ALLOWED.split(' ').collect();
     let extras = [(allow.io_uring, URING), (allow.userfaultfd, USERFAULTFD)];
     free.extend(extras.iter().filter(|(on, _)| *on).flat_map(|(_, names)| names.split(' ')));
+    if !allow.user_namespaces {
+        // Its flags are in memory, where no filter looks; programs fall back to clone(2).
+        free.retain(|name| *name != "clone3");
+    }
     let refused: Vec<&str> = REFUSED
         .iter()
         .flat_map(|(_, names)| names.split(' '))
@@ -176,6 +181,9 @@ fn by_argument(allow: Allow) -> Specs<Vec<LinuxSyscall>> {
     // The old way to a socket on 32-bit x86 hides the family in memory, where no filter looks.
     if !allow.socketcall {
         rules.push(without(&["socketcall"], vec![is(0, SYS_SOCKET)?])?);
+    }
+    if !allow.user_namespaces {
+        rules.push(refuse(&["clone", "unshare"], vec![has(0, CLONE_NEWUSER)?])?);
     }
     for plain in PERSONALITIES {
         rules.push(permit(&["personality"], vec![is(0, plain)?])?);

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
-use super::{Network, Settings, limits, seccomp};
+use super::{Limits, Mode, Settings, limits, oci, seccomp};
 use crate::error::{Error, Result};
 use crate::store::Record;
 use crate::store::annotation::{INIT_KIND, MACHINE_ID, USER_LIMITS};
@@ -48,7 +48,7 @@ pub struct Home {
 
 /// Capabilities that no container has, because they reach past it: modules, hardware, clocks,
 /// the kernel's log, audit, security policy and limits.
-const WITHOUT: [Capability; 15] = [
+pub(super) const WITHOUT: [Capability; 15] = [
     Capability::SysModule,
     Capability::SysRawio,
     Capability::SysTime,
@@ -158,14 +158,16 @@ const MASKED: [&str; 21] = [
 const READ_ONLY: [&str; 4] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq"];
 
 /// The whole spec of one container.
-pub fn derive(record: &Record, settings: Settings, place: &Place<'_>) -> Result<Spec> {
-    derive_inner(record, settings, place)
-        .map_err(|e| Error::failed(format!("cannot make the spec of {}: {e}", record.name)))
+pub fn derive(record: &Record, settings: &Settings, place: &Place<'_>) -> Result<Spec> {
+    let failed = |e: String| Error::failed(format!("cannot make the spec of {}: {e}", record.name));
+    let own = derive_inner(record, settings, place).map_err(|e| failed(e.to_string()))?;
+    let spec = oci::apply(&own, &settings.oci).map_err(|e| failed(e.to_string()))?;
+    within_bounds(spec, &own).map_err(|e| failed(e.to_string()))
 }
 
 fn derive_inner(
     record: &Record,
-    settings: Settings,
+    settings: &Settings,
     place: &Place<'_>,
 ) -> std::result::Result<Spec, oci_spec::OciSpecError> {
     let map = LinuxIdMappingBuilder::default()
@@ -174,10 +176,10 @@ fn derive_inner(
         .size(record.ids.count)
         .build()?;
     let linux = LinuxBuilder::default()
-        .resources(resources(settings, place.memory)?)
+        .resources(resources(&settings.limits, place.memory)?)
         .uid_mappings(vec![map])
         .gid_mappings(vec![map])
-        .namespaces(namespaces(settings.network)?)
+        .namespaces(namespaces(&settings.network.mode)?)
         .cgroups_path(place.cgroup)
         .devices(devices()?)
         .readonly_paths(READ_ONLY.map(String::from).to_vec())
@@ -185,7 +187,7 @@ fn derive_inner(
         .seccomp(seccomp::filter(settings.allow)?)
         .build()?;
     let mut bounding: Capabilities = ALL.into_iter().filter(|c| !WITHOUT.contains(c)).collect();
-    if settings.network == Network::Host {
+    if settings.network.mode == Mode::Host {
         // It would be power over the host's own network.
         bounding.remove(&Capability::NetAdmin);
     }
@@ -243,12 +245,35 @@ fn environment(machine_id: &str) -> Vec<String> {
     ]
 }
 
+/// `spec`, into which a profile's fragment was merged, with no capability that coloc's `own` has
+/// not, and none in the other sets that is not in the bounding one.
+fn within_bounds(mut spec: Spec, own: &Spec) -> Specs<Spec> {
+    let sets = |spec: &Spec| spec.process().as_ref().and_then(|p| p.capabilities().clone());
+    let (Some(given), Some(own)) = (sets(&spec), sets(own)) else { return Ok(spec) };
+    let most = own.bounding().clone().unwrap_or_default();
+    let within = |set: &Option<Capabilities>, most: &Capabilities| -> Capabilities {
+        set.iter().flatten().filter(|c| most.contains(c)).copied().collect()
+    };
+    let bounding = within(given.bounding(), &most);
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .permitted(within(given.permitted(), &bounding))
+        .effective(within(given.effective(), &bounding))
+        .inheritable(within(given.inheritable(), &bounding))
+        .ambient(within(given.ambient(), &bounding))
+        .bounding(bounding)
+        .build()?;
+    if let Some(process) = spec.process_mut() {
+        process.set_capabilities(Some(capabilities));
+    }
+    Ok(spec)
+}
+
 type Specs<T> = std::result::Result<T, oci_spec::OciSpecError>;
 
-fn namespaces(network: Network) -> Specs<Vec<oci_spec::runtime::LinuxNamespace>> {
+fn namespaces(network: &Mode) -> Specs<Vec<oci_spec::runtime::LinuxNamespace>> {
     use LinuxNamespaceType as T;
     let mut kinds = vec![T::User, T::Mount, T::Pid, T::Uts, T::Ipc, T::Cgroup];
-    if network == Network::Private {
+    if *network != Mode::Host {
         kinds.push(T::Network);
     }
     kinds.into_iter().map(|k| LinuxNamespaceBuilder::default().typ(k).build()).collect()
@@ -266,8 +291,11 @@ fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
     DEVICES.into_iter().map(device).collect()
 }
 
-fn resources(settings: Settings, memory: u64) -> Specs<LinuxResources> {
-    let pids = LinuxPidsBuilder::default().limit(i64::from(settings.processes.0.get())).build()?;
+/// The limits that are in the resources of a spec.
+fn resources(own: &Limits, memory: u64) -> Specs<LinuxResources> {
+    // 0 is "no limit" there.
+    let most = own.pids.and_then(|n| i64::try_from(n).ok()).unwrap_or(0);
+    let pids = LinuxPidsBuilder::default().limit(most).build()?;
     let part = |percent| (memory / 100 * percent) & !0xfff;
     let high = ("memory.high".to_string(), part(limits::MEMORY_HIGH).to_string());
     LinuxResourcesBuilder::default()
@@ -324,7 +352,7 @@ fn home_mount(home: &Home, ids_start: u32) -> Specs<Mount> {
         .build()
 }
 
-fn mounts(record: &Record, settings: Settings, place: &Place<'_>) -> Specs<Vec<Mount>> {
+fn mounts(record: &Record, settings: &Settings, place: &Place<'_>) -> Specs<Vec<Mount>> {
     let mount = |at: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
             .destination(at)
@@ -334,10 +362,10 @@ fn mounts(record: &Record, settings: Settings, place: &Place<'_>) -> Specs<Vec<M
             .build()
     };
     let none = Path::new("none");
-    let sys = match settings.network {
-        Network::Private => mount("/sys", "sysfs", none, &["ro", "nosuid", "nodev", "noexec"]),
+    let sys = match settings.network.mode != Mode::Host {
+        true => mount("/sys", "sysfs", none, &["ro", "nosuid", "nodev", "noexec"]),
         // A new sysfs shows the network of whoever mounts it, and the host's is not ours.
-        Network::Host => {
+        false => {
             let options = ["bind", "ro", "nosuid", "nodev", "noexec"];
             mount("/sys", "bind", Path::new("/sys"), &options)
         }
@@ -367,7 +395,7 @@ fn mounts(record: &Record, settings: Settings, place: &Place<'_>) -> Specs<Vec<M
         // A user namespace made inside may mount a proc of its own only if it sees one that
         // nothing is mounted over.
         list.push(mount("/run/host/proc", "proc", none, &["nosuid", "nodev", "noexec"])?);
-        if settings.network == Network::Private {
+        if settings.network.mode != Mode::Host {
             let options = ["ro", "nosuid", "nodev", "noexec"];
             list.push(mount("/run/host/sys", "sysfs", none, &options)?);
         }

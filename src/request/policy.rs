@@ -64,7 +64,7 @@ mod tests {
     use crate::request::Member;
     use proptest::prelude::*;
 
-    const VERBS: [Verb; 28] = [
+    const VERBS: [Verb; 31] = [
         Verb::Shell,
         Verb::Exec,
         Verb::Start,
@@ -84,6 +84,9 @@ mod tests {
         Verb::Enable,
         Verb::Disable,
         Verb::Set,
+        Verb::Unset,
+        Verb::Edit,
+        Verb::Show,
         Verb::Adopt,
         Verb::BaseCreate,
         Verb::BaseUpdate,

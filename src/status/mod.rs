@@ -54,7 +54,7 @@ pub struct Row {
     /// Its profile.
     pub profile: Option<Name>,
     /// Its network.
-    pub network: Option<&'static str>,
+    pub network: Option<String>,
     /// Whether it stays at its generation when its base is updated.
     pub hold: bool,
     /// How many processes run code of another generation than it is at.

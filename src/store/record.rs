@@ -40,16 +40,8 @@ pub struct Record {
     pub created: String,
 }
 
-/// A container's own settings over its profile's.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Overrides {
-    /// `auto` or `builtin`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub init: Option<String>,
-    /// `private` or `host`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
-}
+/// A container's own settings over its profile's: key → value, in the words of profiles.
+pub type Overrides = BTreeMap<String, serde_json::Value>;
 
 /// The ids of one container: uid and gid N inside are START+N on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

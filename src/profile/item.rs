@@ -1,0 +1,419 @@
+//! What lists of settings are made of: published ports, mounts, devices, rates. Each reads its
+//! text and prints it again in one way.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Component, Path, PathBuf};
+
+use super::value::{size, whole};
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// tcp(7)
+    Tcp,
+    /// udp(7)
+    Udp,
+}
+
+impl Protocol {
+    /// The word of the setting.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A port of the host's that leads into the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publish {
+    /// The host's address; every one by default.
+    pub address: Option<IpAddr>,
+    /// The port on the host.
+    pub host: u16,
+    /// The port inside.
+    pub inside: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl Publish {
+    /// Reads `[ADDRESS:]PORT:PORT[/tcp|udp]`; an IPv6 address is in brackets.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (ports, protocol) = match text.rsplit_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((ports, "tcp")) => (ports, Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
+            Some((_, other)) => return Err(format!("{other:?} is neither tcp nor udp")),
+        };
+        let port = |text: &str| match text.parse::<u16>() {
+            Ok(port) if port > 0 && whole(text).is_some() => Ok(port),
+            _ => Err(format!("{text:?} is no port from 1 to 65535")),
+        };
+        let (rest, inside) = ports.rsplit_once(':').ok_or("a second port is missing")?;
+        let (address, host) = match rest.rsplit_once(':') {
+            None => (None, rest),
+            Some((address, host)) => {
+                let inner = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+                let known = match inner {
+                    Some(six) => six.parse().ok().filter(IpAddr::is_ipv6),
+                    None => address.parse().ok().filter(IpAddr::is_ipv4),
+                };
+                (Some(known.ok_or_else(|| format!("{address:?} is no address"))?), host)
+            }
+        };
+        Ok(Self { address, host: port(host)?, inside: port(inside)?, protocol })
+    }
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(IpAddr::V4(a)) => write!(f, "{a}:")?,
+            Some(IpAddr::V6(a)) => write!(f, "[{a}]:")?,
+            None => {}
+        }
+        write!(f, "{}:{}/{}", self.host, self.inside, self.protocol.word())
+    }
+}
+
+/// How the ids on a mounted file system are seen inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountIds {
+    /// Those of the host, all of which are nobody's inside.
+    Host,
+    /// As the container's ids with the same numbers.
+    Container,
+    /// One id of the host's, of user and group alike, as one inside; all others are nobody's.
+    One {
+        /// The host's.
+        host: u32,
+        /// The one inside.
+        inside: u32,
+    },
+}
+
+/// A directory or file of the host's that is mounted inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    /// On the host.
+    pub source: PathBuf,
+    /// Inside.
+    pub target: PathBuf,
+    /// Whether nothing can be written through it.
+    pub read_only: bool,
+    /// Whether no program on it can be executed.
+    pub no_exec: bool,
+    /// Whose files are seen as whose.
+    pub ids: MountIds,
+}
+
+/// What a mount of a profile's must not cover, nor lie in: what coloc mounts, and what tells the
+/// kernel what to do.
+const OWN: [&str; 5] = ["/usr", "/proc", "/sys", "/dev", "/run/host"];
+
+/// What of the host's is never handed into a container: with it root inside is not confined.
+const NEVER: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+impl MountPoint {
+    /// Reads `SOURCE:TARGET[:OPTION,…]`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(3, ':');
+        let source = plain(parts.next().unwrap_or_default())?;
+        let target = plain(parts.next().ok_or("the place inside is missing")?)?;
+        if source == Path::new("/") || NEVER.iter().any(|p| source.starts_with(p)) {
+            return Err(format!("{} of the host is not for containers", source.display()));
+        }
+        let covers = |own: &&&str| target.starts_with(own) || Path::new(own).starts_with(&target);
+        if let Some(own) = OWN.iter().find(covers) {
+            return Err(format!("{} inside is in the way of {own}", target.display()));
+        }
+        let mut mount =
+            Self { source, target, read_only: false, no_exec: false, ids: MountIds::Host };
+        for option in parts.next().into_iter().flat_map(|o| o.split(',')) {
+            match option.split_once('=').unwrap_or((option, "")) {
+                ("ro", "") => mount.read_only = true,
+                ("rw", "") => mount.read_only = false,
+                ("noexec", "") => mount.no_exec = true,
+                ("idmap", "") if option == "idmap" => mount.ids = MountIds::Container,
+                ("idmap", pair) => mount.ids = one_id(pair)?,
+                _ => return Err(format!("{option:?} is no option of a mount")),
+            }
+        }
+        Ok(mount)
+    }
+}
+
+fn one_id(pair: &str) -> Result<MountIds, String> {
+    let id = |text: &str| whole(text).and_then(|n| u32::try_from(n).ok());
+    let ids = pair.split_once(':').and_then(|(a, b)| Some((id(a)?, id(b)?)));
+    match ids {
+        Some((0, _)) => Err("root's files of the host are nobody's to have".into()),
+        Some((host, inside)) if inside < 65536 => Ok(MountIds::One { host, inside }),
+        _ => Err(format!("{pair:?} is no pair of ids, the host's and the one inside")),
+    }
+}
+
+impl fmt::Display for MountPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.read_only { "ro" } else { "rw" };
+        write!(f, "{}:{}:{access}", self.source.display(), self.target.display())?;
+        if self.no_exec {
+            f.write_str(",noexec")?;
+        }
+        match self.ids {
+            MountIds::Host => Ok(()),
+            MountIds::Container => f.write_str(",idmap"),
+            MountIds::One { host, inside } => write!(f, ",idmap={host}:{inside}"),
+        }
+    }
+}
+
+/// An absolute path of plain words, without a colon or comma, which lists need.
+fn plain(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let words = path.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
+    let clean = !text.contains([',', ':', ' ', '\0', '\n']);
+    if path.is_absolute() && words && clean && !text.contains("/./") && !text.ends_with("/.") {
+        // Components, so that two slashes and one are the same.
+        return Ok(path.components().collect());
+    }
+    Err(format!("{text:?} is no absolute path of plain words"))
+}
+
+/// What device nodes are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The one at this path of the host's, and inside.
+    Path(PathBuf),
+    /// Those with these numbers.
+    Numbers {
+        /// Whether it is a block device.
+        block: bool,
+        /// The major number.
+        major: u32,
+        /// The minor number; every one if not given.
+        minor: Option<u32>,
+    },
+}
+
+/// A device of the host's that the container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Which.
+    pub kind: DeviceKind,
+    /// Whether the admin has said that it may be a block device: whoever can write to a disk
+    /// past its file system can become root of the host.
+    pub block: bool,
+}
+
+/// With these the host itself is written to, whatever the admin says.
+const NOT_DEVICES: [&str; 5] = ["/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/dev/console"];
+
+impl Device {
+    /// Reads `/dev/PATH[,block]`, `c:MAJOR:MINOR` or `b:MAJOR:MINOR,block`; the minor can be `*`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (what, block) = match text.split_once(',') {
+            None => (text, false),
+            Some((what, "block")) => (what, true),
+            Some((_, other)) => return Err(format!("{other:?} is no option of a device")),
+        };
+        if what.starts_with('/') {
+            let path = plain(what)?;
+            if NOT_DEVICES.iter().any(|p| path == Path::new(p)) {
+                return Err(format!("{what} is the host itself"));
+            }
+            if !path.starts_with("/dev") || path == Path::new("/dev") {
+                return Err(format!("{what} is not below /dev"));
+            }
+            return Ok(Self { kind: DeviceKind::Path(path), block });
+        }
+        let mut parts = what.split(':');
+        let kind = parts.next().unwrap_or_default();
+        let number = |t: Option<&str>| t.and_then(whole).and_then(|n| u32::try_from(n).ok());
+        let major = number(parts.next());
+        let minor = parts.next();
+        let minor = if minor == Some("*") { Some(None) } else { number(minor).map(Some) };
+        match (kind, major, minor, parts.next()) {
+            ("b", Some(_), Some(_), None) if !block => {
+                Err("a block device needs ',block' after it: \
+                     whoever writes to a disk can become root of the host"
+                    .into())
+            }
+            ("c", Some(1), Some(None | Some(1 | 2 | 4 | 11)), None) => {
+                Err("the host's memory and log are not for containers".into())
+            }
+            ("c" | "b", Some(major), Some(minor), None) => {
+                let block_kind = kind == "b";
+                Ok(Self { kind: DeviceKind::Numbers { block: block_kind, major, minor }, block })
+            }
+            _ => Err(format!("{what:?} is neither a path below /dev nor c:MAJOR:MINOR")),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            DeviceKind::Path(path) => write!(f, "{}", path.display())?,
+            DeviceKind::Numbers { block, major, minor } => {
+                write!(f, "{}:{major}:", if *block { 'b' } else { 'c' })?;
+                match minor {
+                    Some(minor) => write!(f, "{minor}")?,
+                    None => f.write_str("*")?,
+                }
+            }
+        }
+        if self.block { f.write_str(",block") } else { Ok(()) }
+    }
+}
+
+/// A limit on what goes to or comes from a disk in a second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rate {
+    /// The disk: a path below /dev, or `MAJOR:MINOR`.
+    pub device: String,
+    /// Bytes or operations.
+    pub most: u64,
+}
+
+impl Rate {
+    /// Reads `DEVICE:RATE`, in bytes with a unit or in operations.
+    pub fn parse(text: &str, bytes: bool) -> Result<Self, String> {
+        let (device, most) = text.rsplit_once(':').ok_or("a colon and the rate are missing")?;
+        let numbers = |t: &str| t.split_once(':').and_then(|(a, b)| Some((whole(a)?, whole(b)?)));
+        let device = match device.starts_with('/') {
+            true => {
+                let path = plain(device)?;
+                if !path.starts_with("/dev/") {
+                    return Err(format!("{device} is not below /dev"));
+                }
+                path.display().to_string()
+            }
+            false if numbers(device).is_some() => device.to_string(),
+            false => return Err(format!("{device:?} is neither below /dev nor MAJOR:MINOR")),
+        };
+        let number = if bytes { size(most) } else { whole(most) };
+        match number.filter(|n| *n > 0) {
+            Some(most) => Ok(Self { device, most }),
+            None => Err(format!("{most:?} is no rate")),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.device, self.most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_and_printed_in_one_way() {
+        for (text, want) in [
+            ("8080:80", "8080:80/tcp"),
+            ("8080:80/udp", "8080:80/udp"),
+            ("192.0.2.1:53:53/udp", "192.0.2.1:53:53/udp"),
+            ("[2001:db8::1]:80:80", "[2001:db8::1]:80:80/tcp"),
+        ] {
+            let read = Publish::parse(text).unwrap();
+            assert_eq!(read.to_string(), want);
+            assert_eq!(Publish::parse(want).unwrap(), read);
+        }
+        for bad in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "80:65536",
+            "+80:80",
+            "80:80/sctp",
+            "a:80:80",
+            "1.2.3:80:80",
+            "::1:80:80",
+            "80:80:",
+        ] {
+            assert!(Publish::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mounts_are_read_and_printed_in_one_way() {
+        for (text, want) in [
+            ("/srv/a:/mnt/a", "/srv/a:/mnt/a:rw"),
+            ("/srv//a/:/mnt/a:ro", "/srv/a:/mnt/a:ro"),
+            ("/srv/a:/mnt:ro,idmap", "/srv/a:/mnt:ro,idmap"),
+            ("/srv/a:/mnt:idmap=1001:1000,noexec", "/srv/a:/mnt:rw,noexec,idmap=1001:1000"),
+        ] {
+            let read = MountPoint::parse(text).unwrap();
+            assert_eq!(read.to_string(), want);
+            assert_eq!(MountPoint::parse(want).unwrap(), read);
+        }
+        for bad in [
+            "",
+            "/srv/a",
+            "srv:/mnt",
+            "/srv/../etc:/mnt",
+            "/:/mnt",
+            "/proc:/mnt",
+            "/dev/sda:/mnt",
+            "/srv:/",
+            "/srv:/usr",
+            "/srv:/usr/share/x",
+            "/srv:/proc/x",
+            "/srv:/run",
+            "/a:/b:",
+            "/a:/b:suid",
+            "/a:/b:idmap=",
+            "/a:/b:idmap=0:0",
+            "/a:/b:idmap=5:70000",
+            "/a:/b:ro=1",
+            "/a/./b:/c",
+            "/a b:/c",
+        ] {
+            assert!(MountPoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn devices_that_are_the_host_are_refused() {
+        for text in ["/dev/net/tun", "/dev/sda1,block", "c:10:200", "c:116:*", "b:8:1,block"] {
+            assert_eq!(Device::parse(text).unwrap().to_string(), text);
+        }
+        for bad in [
+            "",
+            "/dev",
+            "/etc/passwd",
+            "/dev/../etc",
+            "/dev/mem",
+            "/dev//mem",
+            "b:8:1",
+            "c:1:1",
+            "c:1:*",
+            "c:1",
+            "x:1:1",
+            "c:1:1:1",
+            "/dev/null,rw",
+            "c:-1:2",
+            "c:*:1",
+        ] {
+            assert!(Device::parse(bad).is_err(), "{bad}");
+        }
+        assert!(Device::parse("b:8:0").unwrap_err().contains("root of the host"));
+    }
+
+    #[test]
+    fn rates_have_a_disk() {
+        assert_eq!(Rate::parse("/dev/sda:10M", true).unwrap().to_string(), "/dev/sda:10485760");
+        assert_eq!(Rate::parse("8:0:500", false).unwrap().to_string(), "8:0:500");
+        for bad in ["10M", "sda:10M", "/etc/x:1M", "/dev/sda:", "/dev/sda:0", "8:10M", ":5"] {
+            assert!(Rate::parse(bad, true).is_err(), "{bad}");
+        }
+        assert!(Rate::parse("/dev/sda:10M", false).is_err());
+    }
+}
