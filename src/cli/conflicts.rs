@@ -135,15 +135,7 @@ fn edited(engine: &Engine, name: &Name, conflict: &Conflict) -> Result<Vec<u8>> 
     let file = dir.join("text");
     let result = (|| {
         crate::store::atomic::write(&file, &both(&dir, &mine, &base)?, 0o600)?;
-        let editor = std::env::var("EDITOR").unwrap_or_else(|_| "editor".into());
-        let status = Command::new("sh")
-            .args(["-c", &format!("{editor} \"$1\""), "sh"])
-            .arg(&file)
-            .status()
-            .context(|| format!("cannot run {editor}"))?;
-        if !status.success() {
-            return Err(Error::failed(format!("{editor} failed; nothing is changed")));
-        }
+        ui::edit(&file)?;
         let text = std::fs::read(&file).context(|| "cannot read what was edited")?;
         if has_marks(&text) {
             return Err(Error::new(Kind::Usage, "marks are left in the text; nothing is changed")

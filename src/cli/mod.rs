@@ -8,6 +8,7 @@ mod conflicts;
 mod console;
 mod create;
 mod delete;
+mod edit;
 mod enable;
 mod enter;
 mod freeze;
@@ -17,6 +18,7 @@ mod list;
 mod login;
 mod logs;
 mod plan;
+mod profile;
 mod progress;
 mod report;
 mod serve;
@@ -79,7 +81,9 @@ enum Verb {
     Conflicts(conflicts::ConflictsArgs),
     Set(set::SetArgs),
     Unset(set::UnsetArgs),
+    Edit(edit::EditArgs),
     Show(show::ShowArgs),
+    Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
     Check(check::CheckArgs),
     Serve(serve::ServeArgs),
@@ -169,6 +173,8 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Conflicts(args) => ask(layout, args.request()?),
         Verb::Set(args) => set::run(&change("change a container's settings")?, &args),
         Verb::Unset(args) => set::run_unset(&change("change a container's settings")?, &args),
+        Verb::Edit(args) => edit::run(&change("change a container's settings")?, &args),
+        Verb::Profile(args) => profile::run(&layout, &args),
         Verb::Show(args) => show::run(&look("show a container's settings")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
         Verb::Check(args) => check::run(&look("check")?, &args),

@@ -4,6 +4,7 @@ use super::ui;
 use crate::engine::Engine;
 use crate::engine::set::to_json;
 use crate::error::Result;
+use crate::profile::Setting;
 use crate::request::Verb;
 use crate::store::Name;
 use crate::tree::file::printable;
@@ -27,17 +28,22 @@ pub(super) fn run(engine: &Engine, args: &ShowArgs) -> Result<ExitCode> {
     if args.json {
         return ui::json(&settings.iter().map(to_json).collect::<Vec<_>>());
     }
-    let columns: &[&str] = if args.origin { &["KEY", "VALUE", "FROM"] } else { &["KEY", "VALUE"] };
+    ui::print(&table(&settings, args.origin));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Settings, with `origin` where each comes from too.
+pub(super) fn table(settings: &[Setting], origin: bool) -> comfy_table::Table {
+    let columns: &[&str] = if origin { &["KEY", "VALUE", "FROM"] } else { &["KEY", "VALUE"] };
     let mut table = ui::table(columns);
-    for setting in &settings {
+    for setting in settings {
         let words = printable(&setting.key.kind.words(&setting.value));
         let value = if words.is_empty() { "-".to_string() } else { words };
         let mut row = vec![setting.key.name.to_string(), value];
-        if args.origin {
-            row.push(setting.origin.to_string());
+        if origin {
+            row.push(printable(&setting.origin.to_string()));
         }
         table.add_row(row);
     }
-    ui::print(&table);
-    Ok(ExitCode::SUCCESS)
+    table
 }

@@ -1,13 +1,14 @@
 //! What the verbs share: names, many at once, questions, tables, JSON.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::engine::Engine;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::request::Which;
 use crate::store::Name;
 use crate::sys::tty::{self, Size};
@@ -105,6 +106,21 @@ pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Has `file` edited by the caller's editor.
+pub(super) fn edit(file: &Path) -> Result<()> {
+    let editor = std::env::var("EDITOR").unwrap_or_else(|_| "editor".into());
+    // EDITOR can have arguments, and so goes through a shell, as with everybody else's.
+    let status = Command::new("sh")
+        .args(["-c", &format!("{editor} \"$1\""), "sh"])
+        .arg(file)
+        .status()
+        .context(|| format!("cannot run {editor}"))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(Error::failed(format!("{editor} failed; nothing is changed"))),
+    }
 }
 
 /// Prints `value` as indented JSON.

@@ -14,6 +14,7 @@ mod layer;
 mod limits;
 mod oci;
 pub mod own;
+pub mod schema;
 mod seccomp;
 pub mod settings;
 pub mod spec;

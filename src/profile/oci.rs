@@ -19,7 +19,7 @@ use super::keys::nearest;
 use super::spec::WITHOUT;
 
 /// The parts that a fragment can have.
-const PARTS: [&str; 7] = [
+pub(super) const PARTS: [&str; 7] = [
     "process.capabilities",
     "linux.seccomp",
     "linux.resources",

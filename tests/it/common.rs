@@ -427,6 +427,11 @@ impl<'a> Container<'a> {
         self.status()["state"].as_str().unwrap().to_string()
     }
 
+    /// Its root's id on the host.
+    pub(crate) fn ids(&self) -> u32 {
+        u32::try_from(self.status()["ids"]["start"].as_u64().unwrap()).unwrap()
+    }
+
     pub(crate) fn private(&self, path: &str) -> PathBuf {
         self.store.state("containers").join(&self.name).join("private").join(path)
     }

@@ -482,7 +482,7 @@ fn what_the_kernel_counts_by_user_is_counted_for_each_container() {
 #[test]
 fn a_fork_bomb_stays_inside() {
     let profile = store().root.join("etc/coloc/profiles/few.json");
-    std::fs::write(profile, r#"{"init": "builtin", "processes": 64}"#).unwrap();
+    std::fs::write(profile, r#"{"init": "builtin", "limits": {"pids": 64}}"#).unwrap();
     let c = Container::started(store(), "bomb", &["--profile", "few"]);
     assert!(c.store.ok(&["plan", &c.name]).contains("allow 64 processes"));
     assert!(c.run("check", &[]).text().contains("processes 64"));

@@ -1,0 +1,260 @@
+//! Profiles and settings: what they say is what a container gets, and what is wrong is said
+//! before anything changes.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::common::{Container, Store, run, store};
+
+/// A profile of the admin's in the common store.
+fn profile(name: &str, text: &str) -> PathBuf {
+    let file = store().root.join(format!("etc/coloc/profiles/{name}.json"));
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// The settings of a container as JSON, by key.
+fn shown(c: &Container, key: &str) -> Value {
+    let all = c.store.json(&["show", &c.name, "--json"]);
+    all.as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone()
+}
+
+fn numbers(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(key)).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+#[test]
+fn every_profile_that_comes_along_is_listed_and_right() {
+    let list = store().json(&["profile", "list", "--json"]);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+    for name in ["lab", "member", "nest", "room", "service"] {
+        let row = list.as_array().unwrap().iter().find(|r| r["name"] == name).unwrap();
+        assert_eq!(row["damage"], Value::Null);
+        assert!(store().ok(&["profile", "list"]).contains(name));
+        assert!(store().ok(&["profile", "show", name]).contains("limits.pids"));
+        let file = dir.join(format!("{name}.json"));
+        assert!(store().ok(&["profile", "check", file.to_str().unwrap()]).contains("is right"));
+    }
+}
+
+#[test]
+fn a_wrong_profile_is_refused_with_file_line_and_the_nearest_key() {
+    let file = profile("wrong", "{\n  \"limits\": {\n    \"memroy\": \"1G\"\n  }\n}\n");
+    let file = file.to_str().unwrap();
+    for args in [
+        &["profile", "check", file][..],
+        &["create", "no-such", "--profile", "wrong"],
+        &["profile", "show", "wrong"],
+    ] {
+        let said = store().fails(2, args);
+        assert!(said.contains("wrong.json:3: there is no key limits.memroy"), "{said}");
+        assert!(said.contains("did you mean limits.memory?"), "{said}");
+    }
+    assert!(store().ok(&["profile", "list"]).contains("damaged"));
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_profile_with_hooks_is_root_s_alone() {
+    let file = profile("hooked", r#"{"oci": {"hooks": {"poststop": [{"path": "/bin/true"}]}}}"#);
+    store().ok(&["profile", "check", file.to_str().unwrap()]);
+    std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+    let said = store().fails(5, &["profile", "check", file.to_str().unwrap()]);
+    assert!(said.contains("not root's"), "{said}");
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn settings_are_set_shown_and_unset() {
+    let store = Store::mini("set", 2);
+    let c = Container::create(&store, "set", &["--profile", "room", "--set", "memory=1536M"]);
+    let memory = shown(&c, "limits.memory");
+    assert_eq!(memory["value"], json!(1536u64 << 20));
+    assert_eq!(memory["origin"]["from"], "container");
+    let said = c.ok("set", &["cpu=150%", "mount+=/srv/a:/mnt/a:ro", "publish=8080:80"]);
+    assert!(said.contains("limits.cpu = 1.5"), "{said}");
+    assert_eq!(shown(&c, "limits.cpu")["value"], json!(1.5));
+    assert_eq!(shown(&c, "mounts")["value"], json!(["/srv/a:/mnt/a:ro"]));
+    c.ok("set", &["mount-=/mnt/a"]);
+    assert_eq!(shown(&c, "mounts")["value"], json!([]));
+    c.ok("unset", &["memory", "cpu"]);
+    assert_eq!(shown(&c, "limits.memory")["value"], Value::Null);
+    let origin = c.ok("show", &["--origin"]);
+    let init = origin.lines().find(|l| l.starts_with("init ")).unwrap();
+    assert!(init.contains("builtin") && init.contains("profile room"), "{init}");
+    assert!(c.ok("set", &["publish=8080:80"]).contains("already"));
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let store = Store::mini("badset", 2);
+    let c = Container::create(&store, "bad", &["--profile", "room"]);
+    let record = store.state(&format!("containers/{}/container.json", c.name));
+    let before = std::fs::read(&record).unwrap();
+    for (code, change) in [
+        (2, "limits.memory=1GB"),
+        (2, "limits.memory=1K"),
+        (2, "limits.cpu=0"),
+        (2, "limits.cpus=3-1"),
+        (2, "limits.pids=0"),
+        (2, "limits.io.weight=0"),
+        (2, "limits.io.rbps=sda:1M"),
+        (2, "limits.disk=-1"),
+        (2, "limits.nofile=1"),
+        (2, "network=moon"),
+        (2, "network=bridge=a/b"),
+        (2, "publish=80"),
+        (2, "mount=/srv"),
+        (2, "mount=/srv:/usr"),
+        (2, "mount=/proc:/mnt"),
+        (2, "device=/dev/mem"),
+        (2, "device=b:8:0"),
+        (2, "autostart=yes"),
+        (2, "init=systemd"),
+        (2, "oci={\"linux\":{\"sysctl\":{}}}"),
+        (2, "oci={\"hooks\":{\"poststop\":[{\"path\":\"/bin/true\"}]}}"),
+        (2, "memroy=1G"),
+        (2, "description=x"),
+        (2, "memory+=1G"),
+        (3, "mount-=/mnt"),
+        (3, "owners=no-such-user"),
+        (3, "profile=no-such"),
+    ] {
+        let said = store.fails(code, &["set", &c.name, change]);
+        assert!(said.contains("hint: "), "{change}: {said}");
+        // Nor with one that is right beside it.
+        store.fails(code, &["set", &c.name, "limits.pids=99", change]);
+        assert_eq!(std::fs::read(&record).unwrap(), before, "{change}");
+    }
+    store.fails(2, &["set", &c.name, "memory=1G", "memory.high=2G"]);
+    store.fails(2, &["set", &c.name, "network=host", "publish=80:80"]);
+    store.fails(2, &["unset", &c.name, "memroy"]);
+    assert_eq!(std::fs::read(&record).unwrap(), before);
+}
+
+#[test]
+fn what_is_edited_is_checked_before_it_is_kept() {
+    let store = Store::mini("edit", 2);
+    let c = Container::create(&store, "edit", &["--profile", "room"]);
+    let edit = |text: &str| {
+        let mut command = store.command(&["edit", &c.name]);
+        command.env("EDITOR", format!("printf '%s' '{text}' >"));
+        run(command)
+    };
+    let said = edit("{\n\"limits\": {\n\"pids\": \"many\"}}").fails(2);
+    assert!(said.contains("line:3: limits.pids"), "{said}");
+    assert_eq!(shown(&c, "limits.pids")["value"], 8192);
+    assert!(edit("{\"limits\": {\"pids\": 77}}").ok().contains("limits.pids = 77"));
+    assert_eq!(shown(&c, "limits.pids")["value"], 77);
+    assert!(edit("{\"limits.pids\": 77}").ok().contains("nothing is changed"));
+    let mut broken = store.command(&["edit", &c.name]);
+    broken.env("EDITOR", "false");
+    run(broken).fails(1);
+    store.assert_whole();
+}
+
+#[test]
+fn a_running_container_is_told_what_waits() {
+    let c = Container::started(store(), "waits", &["--profile", "room"]);
+    let said = c.ok("set", &["pids=55"]);
+    assert!(said.contains("limits.pids = 55, at the next start"), "{said}");
+    c.ok("restart", &[]);
+    assert!(c.run("check", &[]).text().contains("processes 55"));
+}
+
+#[test]
+fn records_of_before_there_were_keys_still_count() {
+    let c = Container::create(store(), "old", &[]);
+    let record = store().state(&format!("containers/{}/container.json", c.name));
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    json["overrides"] = json!({"init": "builtin", "network": "host"});
+    std::fs::write(&record, json.to_string()).unwrap();
+    assert_eq!(shown(&c, "network.mode")["value"], "host");
+    assert_eq!(shown(&c, "init")["value"], "builtin");
+    c.ok("set", &["network=private"]);
+    assert_eq!(c.status()["network"], "private");
+    c.ok("unset", &["network"]);
+    assert_eq!(shown(&c, "network.mode")["origin"]["from"], "profile");
+}
+
+#[test]
+fn a_network_of_none_is_a_loopback() {
+    let c = Container::started(store(), "none", &["--profile", "room", "--network", "none"]);
+    let said = c.root_sh("cut -d: -f1 /proc/net/dev | tail -n +3").ok();
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["lo"]);
+}
+
+#[test]
+fn member_is_a_system_with_services() {
+    let c = Container::started(store(), "member", &["--profile", "member"]);
+    assert_eq!(c.root_sh("systemctl is-system-running").ok(), "running\n");
+    assert!(c.root_sh("systemctl list-units --state=running").ok().contains("journald"));
+}
+
+#[test]
+fn room_is_small_and_has_no_services() {
+    let c = Container::started(store(), "room", &["--profile", "room"]);
+    assert_eq!(c.status()["init"], "builtin");
+    assert_eq!(c.root_sh("cat /proc/1/comm").ok().trim(), "coloc-init");
+    assert_eq!(c.root(&["true"]).code, 0);
+}
+
+#[test]
+fn service_serves_and_has_no_user_namespaces() {
+    let c = Container::started(store(), "service", &["--profile", "service"]);
+    assert_eq!(c.root_sh("systemctl is-system-running").ok(), "running\n");
+    // Something of the base's that listens, as a unit of its own, in a sandbox of systemd's.
+    let serve = "systemd-run --quiet --unit=offer --property=PrivateTmp=yes --property=DynamicUser=yes \
+                 perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(Listen => 5, \
+                 LocalAddr => \"127.0.0.1:8080\", ReuseAddr => 1) or die $!; \
+                 while (my $c = $s->accept) { print $c \"hello\\n\"; close $c }'";
+    c.root_sh(serve).ok();
+    let ask = "for n in $(seq 100); do perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(\
+               \"127.0.0.1:8080\") or exit 1; print scalar <$s>' && exit 0; sleep 0.1; done; exit 1";
+    let said = c.root_sh(ask);
+    assert_eq!(
+        said.text(),
+        "hello\n",
+        "{said:?} {}",
+        c.root_sh("journalctl -n 20 -u offer").text()
+    );
+    for refused in
+        ["unshare --user true", "unshare --user --map-root-user true", "mknod /tmp/x c 1 3"]
+    {
+        assert_ne!(c.root_sh(refused).code, 0, "{refused}");
+    }
+    let bound = numbers(&c.root_sh("cat /proc/1/status").ok(), "CapBnd:");
+    let member = Container::started(store(), "no-service", &["--init", "builtin"]);
+    let all = numbers(&member.root_sh("cat /proc/1/status").ok(), "CapBnd:");
+    assert!(bound & !all == 0 && bound.count_ones() == 16, "{bound:x} of {all:x}");
+    assert_eq!(member.root_sh("unshare --user true").code, 0);
+}
+
+#[test]
+fn nest_runs_bubblewrap() {
+    let c = Container::started(store(), "nest", &["--profile", "nest"]);
+    assert_eq!(c.root_sh("systemctl is-system-running").ok(), "running\n");
+    let inside = c.private("var/usrlocal/bin/bwrap");
+    std::fs::create_dir_all(inside.parent().unwrap()).unwrap();
+    std::fs::copy("/usr/bin/bwrap", &inside).expect("the tests need the package bubblewrap");
+    std::os::unix::fs::chown(&inside, Some(c.ids()), Some(c.ids())).unwrap();
+    let sandbox = "useradd -m u; su u -c 'bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev \
+                   --tmpfs /tmp sh -c \"echo \\$\\$; ls /proc | grep -c ^[0-9]\"'";
+    let said = c.root_sh(sandbox).ok();
+    let numbers: Vec<u32> = said.lines().filter_map(|l| l.parse().ok()).collect();
+    assert!(numbers.len() == 2 && numbers[1] < 6, "{said}");
+}
+
+#[test]
+fn lab_has_few_limits_and_more_of_the_kernel() {
+    let c = Container::started(store(), "lab", &["--profile", "lab"]);
+    assert_eq!(c.root_sh("systemctl is-system-running").ok(), "running\n");
+    assert_eq!(shown(&c, "limits.pids")["value"], Value::Null);
+    // io_uring_setup(2) without its argument: EFAULT where it is allowed, EPERM where not.
+    let probe = "perl -e 'syscall(425, 1, 0); print $!+0'";
+    assert_eq!(c.root_sh(probe).ok(), "14");
+    let member = Container::started(store(), "no-lab", &["--init", "builtin"]);
+    assert_eq!(member.root_sh(probe).ok(), "1");
+}
