@@ -24,6 +24,7 @@ mod report;
 mod serve;
 mod set;
 mod show;
+mod spec;
 mod stale;
 mod start;
 mod status;
@@ -85,6 +86,7 @@ enum Verb {
     Show(show::ShowArgs),
     Profile(profile::ProfileArgs),
     Plan(plan::PlanArgs),
+    Spec(spec::SpecArgs),
     Check(check::CheckArgs),
     Serve(serve::ServeArgs),
     Supervise(supervise::SuperviseArgs),
@@ -177,6 +179,7 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Profile(args) => profile::run(&layout, &args),
         Verb::Show(args) => show::run(&look("show a container's settings")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
+        Verb::Spec(args) => spec::run(&look("print a spec")?, &args),
         Verb::Check(args) => check::run(&look("check")?, &args),
         Verb::Supervise(args) => supervise::run(&look("supervise a container")?, &args),
     }

@@ -18,6 +18,7 @@ mod recover;
 mod regain;
 pub mod report;
 pub mod set;
+pub mod spec;
 pub mod stale;
 pub mod start;
 pub mod stop;

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
     LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder,
     LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
     LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
-    ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
 use super::{Limits, Mode, Settings, limits, oci, seccomp};
@@ -154,6 +154,9 @@ const MASKED: [&str; 21] = [
     "/sys/kernel/tracing",
 ];
 
+/// Runtimes refuse a version that is newer than they are, but not what a newer one brought.
+const VERSION: &str = "1.0.2";
+
 /// What can be looked at and not written.
 const READ_ONLY: [&str; 4] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq"];
 
@@ -198,7 +201,6 @@ fn derive_inner(
         .inheritable(Capabilities::new())
         .ambient(Capabilities::new())
         .build()?;
-    let words = limits::USER.map(|(name, most)| format!("{name}={most}"));
     let args = match place.init_kind {
         "builtin" => vec!["coloc-init".to_string()],
         _ => vec!["/sbin/init".to_string()],
@@ -209,12 +211,12 @@ fn derive_inner(
         .args(args)
         .env(environment(&record.machine_id))
         .capabilities(capabilities)
+        .rlimits(rlimits(&settings.limits)?)
         .no_new_privileges(false)
-        .rlimits(rlimits()?)
         .build()?;
     process.set_apparmor_profile(place.label.map(String::from));
     SpecBuilder::default()
-        .version("1.2.0")
+        .version(VERSION)
         .hostname(record.name.as_str())
         .root(RootBuilder::default().path(place.private).readonly(false).build()?)
         .mounts(mounts(record, settings, place)?)
@@ -223,7 +225,7 @@ fn derive_inner(
         .annotations(std::collections::HashMap::from([
             (INIT_KIND.to_string(), place.init_kind.to_string()),
             (MACHINE_ID.to_string(), record.machine_id.clone()),
-            (USER_LIMITS.to_string(), words.join(" ")),
+            (USER_LIMITS.to_string(), of_users(&settings.limits)),
         ]))
         .build()
 }
@@ -306,9 +308,30 @@ fn resources(own: &Limits, memory: u64) -> Specs<LinuxResources> {
         .build()
 }
 
-fn rlimits() -> Specs<Vec<PosixRlimit>> {
-    let limit = |(typ, soft, hard)| PosixRlimitBuilder::default().typ(typ).soft(soft).hard(hard);
-    limits::RESOURCES.into_iter().map(|l| limit(l).build()).collect()
+/// The limits of each process. All are said, as the crate would put in some of its own.
+fn rlimits(own: &Limits) -> Specs<Vec<PosixRlimit>> {
+    let limit = |(typ, soft, hard): (PosixRlimitType, u64, u64)| {
+        let hard = match (typ, own.open_files) {
+            (PosixRlimitType::RlimitNofile, Some(most)) => most,
+            _ => hard,
+        };
+        PosixRlimitBuilder::default().typ(typ).soft(soft.min(hard)).hard(hard).build()
+    };
+    limits::RESOURCES.into_iter().map(limit).collect()
+}
+
+/// What each user inside may have of the kernel's own things, as an annotation has it.
+fn of_users(own: &Limits) -> String {
+    let word = |(name, most): (&str, u32)| {
+        let most = match name {
+            "max_inotify_instances" => own.inotify_instances,
+            "max_inotify_watches" => own.inotify_watches,
+            _ => None,
+        }
+        .unwrap_or(most.into());
+        format!("{name}={most}")
+    };
+    limits::USER.map(word).join(" ")
 }
 
 /// What may be opened: the nodes that there are, and terminals of its own. No node may be made.
@@ -352,6 +375,24 @@ fn home_mount(home: &Home, ids_start: u32) -> Specs<Mount> {
         .build()
 }
 
+/// The base's, with the container's ids. All of them are named: not every runtime knows that
+/// "idmap" alone means so.
+fn usr(record: &Record, place: &Place<'_>) -> Specs<Mount> {
+    let map = LinuxIdMappingBuilder::default()
+        .host_id(record.ids.start)
+        .container_id(0u32)
+        .size(record.ids.count)
+        .build()?;
+    MountBuilder::default()
+        .destination("/usr")
+        .typ("bind")
+        .source(place.usr)
+        .options(["bind", "ro", "nodev", "idmap"].map(String::from))
+        .uid_mappings(vec![map])
+        .gid_mappings(vec![map])
+        .build()
+}
+
 fn mounts(record: &Record, settings: &Settings, place: &Place<'_>) -> Specs<Vec<Mount>> {
     let mount = |at: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
@@ -374,7 +415,7 @@ fn mounts(record: &Record, settings: &Settings, place: &Place<'_>) -> Specs<Vec<
     let mut list = vec![
         mount("/proc", "proc", none, &["nosuid", "nodev", "noexec"])?,
         sys?,
-        mount("/usr", "bind", place.usr, &["bind", "ro", "nodev", "idmap"])?,
+        usr(record, place)?,
         mount("/dev", "tmpfs", none, &["nosuid", "noexec", "mode=755", "size=256k"])?,
         mount(
             "/dev/pts",

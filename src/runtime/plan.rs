@@ -206,8 +206,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let linux = spec.linux().as_ref().ok_or_else(|| missing("linux section"))?;
     let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
     let root = spec.root().as_ref().ok_or_else(|| missing("root"))?.path();
-    let own_network =
-        linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Network);
+    let own_network = own_network(spec);
     let map = linux.uid_mappings().iter().flatten().next().ok_or_else(|| missing("id mapping"))?;
     let note = |key: &str| {
         spec.annotations().as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default()
@@ -316,6 +315,12 @@ fn memory(resources: Option<&LinuxResources>) -> Result<(Option<u64>, Option<u64
     Ok((high.map(number).transpose()?, max))
 }
 
+/// Whether a spec's network is the container's own.
+pub fn own_network(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Network)
+}
+
 fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind")
 }
@@ -354,7 +359,9 @@ fn bind(mount: &Mount) -> Handed {
     let (attr, _, idmap) = options(mount);
     let source = mount.source().clone().unwrap_or_default();
     let one = |list: &Option<Vec<LinuxIdMapping>>| {
-        list.as_deref().and_then(|l| l.first()).map(|m| (m.container_id(), m.host_id()))
+        // One that maps all ids is what "idmap" says; a person has one.
+        let first = list.as_deref().and_then(|l| l.first()).filter(|m| m.size() == 1);
+        first.map(|m| (m.container_id(), m.host_id()))
     };
     let ids = match (one(mount.uid_mappings()), one(mount.gid_mappings())) {
         (Some(uid), Some(gid)) => Ids::Person { uid, gid },
@@ -438,14 +445,22 @@ const MASKED: [&str; 14] = [
 /// to take, and where the host has an sshd of its own.
 const MASKED_ON_HOST_NETWORK: [&str; 2] = ["ssh.service", "ssh.socket"];
 
+/// Where a masked unit is a link to /dev/null.
+pub const MASKED_UNITS_DIR: &str = "/run/systemd/system";
+
+/// The units that are masked, with a network of the container's own or without.
+pub fn masked_units(own_network: bool) -> impl Iterator<Item = &'static str> {
+    let more: &[&str] = if own_network { &[] } else { &MASKED_ON_HOST_NETWORK };
+    MASKED.iter().chain(more).copied()
+}
+
 fn masks(own_network: bool) -> Vec<Step> {
-    let dir = Path::new("/run/systemd/system");
+    let dir = Path::new(MASKED_UNITS_DIR);
     let mut steps = vec![
         Step::Directory { at: "/run/systemd".into() },
         Step::Directory { at: dir.to_path_buf() },
     ];
-    let more: &[&str] = if own_network { &[] } else { &MASKED_ON_HOST_NETWORK };
-    let units = MASKED.iter().chain(more);
+    let units = masked_units(own_network);
     steps.extend(units.map(|u| Step::Link { at: dir.join(u), to: "/dev/null".into() }));
     steps
 }

@@ -9,6 +9,8 @@
 //! The search takes seven or eight comparisons. Since Linux 5.11 the kernel finds out, when the
 //! filter is installed, which numbers are allowed whatever the arguments, and asks no more.
 
+mod portable;
+
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
@@ -17,6 +19,8 @@ use oci_spec::runtime::{
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::seccomp::Instruction;
+
+pub use portable::portable;
 
 /// A number for each name and architecture, made by scripts/syscall-table.
 const TABLE: &str = include_str!("syscalls.txt");

@@ -258,3 +258,80 @@ fn lab_has_few_limits_and_more_of_the_kernel() {
     let member = Container::started(store(), "no-lab", &["--init", "builtin"]);
     assert_eq!(member.root_sh(probe).ok(), "1");
 }
+
+/// The lines of a script that boots a bundle of `c` in crun, where only cgroup v2 is to be seen:
+/// crun refuses a hybrid host.
+fn in_crun(c: &Container, then: &str) -> crate::common::Out {
+    let bundle = format!("/run/coloc-it-{}", c.name);
+    let (private, name) = (c.private(""), &c.name);
+    let script = format!(
+        "set -e\n\
+         umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup\n\
+         mkdir -p -m 755 {bundle}/rootfs; mount --bind {} {bundle}/rootfs; cd {bundle}\n\
+         cat >config.json\n\
+         script -qec 'crun run {name}' /dev/null </dev/null >console 2>&1 &\n\
+         trap 'crun kill {name} KILL; wait; crun delete -f {name}; umount {bundle}/rootfs; rm -r {bundle}' EXIT\n\
+         for n in $(seq 300); do crun exec {name} true 2>/dev/null && break; sleep 0.1; done\n\
+         {then}",
+        private.display()
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script]);
+    crate::common::run_within(
+        command,
+        c.ok("spec", &[]).as_bytes(),
+        std::time::Duration::from_secs(120),
+    )
+}
+
+#[test]
+fn a_spec_is_one_of_oci() {
+    let c = Container::create(store(), "spec", &["--profile", "service"]);
+    let text = c.ok("spec", &[]);
+    let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
+    let mut again = serde_json::to_value(&spec).unwrap();
+    for set in again["process"]["capabilities"].as_object_mut().unwrap().values_mut() {
+        set.as_array_mut().unwrap().sort_by_key(Value::to_string);
+    }
+    // Nothing in it that the types of the spec drop, and the same each time.
+    assert_eq!(again, serde_json::from_str::<Value>(&text).unwrap());
+    assert_eq!(text, c.ok("spec", &[]));
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(linux.resources().as_ref().unwrap().pids().as_ref().unwrap().limit(), 2048);
+    let usr = spec.mounts().as_ref().unwrap().iter();
+    let usr = usr.into_iter().find(|m| m.destination() == Path::new("/usr")).unwrap();
+    assert_eq!(usr.uid_mappings().as_ref().unwrap()[0].host_id(), c.ids());
+}
+
+#[test]
+fn a_spec_boots_in_crun_as_it_is() {
+    // Limits need controllers of v2, which a hybrid host has not.
+    let c = Container::create(store(), "crun", &["--set", "pids=max"]);
+    let name = &c.name;
+    let out = in_crun(
+        &c,
+        &format!(
+            "for n in $(seq 300); do case $(crun exec {name} systemctl is-system-running 2>&1) in \
+             running|degraded) break;; esac; sleep 0.1; done\n\
+             crun exec {name} systemctl is-system-running || crun exec {name} systemctl --failed\n\
+             crun exec {name} sh -c 'touch /usr/x; grep ^Seccomp: /proc/1/status; \
+             stat -c %u /usr/bin/sudo /usr/bin/env; cat /proc/self/uid_map'\n\
+             crun exec {name} sh -c 'perl -e \"syscall(425, 1, 0); print \\$!+0\"'"
+        ),
+    );
+    let said = out.text();
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    assert_eq!(lines.first(), Some(&"running"), "{out:?}");
+    assert!(lines.contains(&"Seccomp:\t2") && lines.last() == Some(&"1"), "{out:?}");
+    assert!(lines.iter().filter(|l| **l == "0").count() >= 1, "{out:?}");
+    assert!(out.stderr.contains("Read-only file system"), "{out:?}");
+    // And in coloc again, as if nothing had been.
+    c.ok("start", &["--wait"]);
+}
+
+#[test]
+fn a_room_boots_in_crun_too() {
+    let c = Container::create(store(), "crun-room", &["--profile", "room", "--set", "pids=max"]);
+    let out = in_crun(&c, &format!("crun exec {} id -u", c.name));
+    assert_eq!(out.text(), "0\n", "{out:?}");
+}
