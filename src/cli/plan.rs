@@ -33,6 +33,9 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     if let Some(label) = &plan.label {
         println!("confine by the AppArmor profile {label}");
     }
+    for hook in plan.hooks.all() {
+        println!("at {} run {}", hook.point, printable(&hook.path.to_string_lossy()));
+    }
     for line in plan.handed.iter().map(ToString::to_string) {
         println!("{}", printable(&line));
     }

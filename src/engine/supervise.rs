@@ -12,6 +12,7 @@ use crate::profile::spec::{Home, Place, derive};
 use crate::profile::{Chain, Effective, InitChoice, Mode, Settings};
 use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
+use crate::runtime::hooks::Hooks;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::plan::{HostFacts, Plan, plan};
 use crate::runtime::{InitKind, cgroup, console, devices, label, parent, swap};
@@ -130,12 +131,18 @@ impl Engine {
         let started = match result {
             Ok(started) => started,
             Err(e) => {
+                // What a hook at the beginning did, one at the end undoes.
+                plan.hooks.run_all("poststop", None);
                 State::forget(&self.layout, name);
                 leave(&cgroups.made);
                 cgroup::remove(&cgroups.made);
                 return Err(e);
             }
         };
+        // By the spec a failure of these is only said.
+        for e in plan.hooks.run_all("poststart", Some(started.init.pid)) {
+            eprintln!("coloc: {name}: {e}");
+        }
         let job = Job {
             init: started.init.pidfd.as_raw_fd(),
             console: started.console.as_raw_fd(),
@@ -243,11 +250,22 @@ impl Engine {
         if let Some(state) = State::load(&self.layout, name) {
             let _ = cgroup::kill(&state.cgroup);
             cgroup::remove(&state.cgroups);
+            // Before it is forgotten, so that they run again rather than not at all.
+            for e in self.started_hooks(name).iter().flat_map(|h| h.run_all("poststop", None)) {
+                eprintln!("coloc: {name}: {e}");
+            }
         }
         State::forget(&self.layout, name);
         for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER, bounds::FILE] {
             let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
         }
+    }
+
+    /// The hooks of the spec that `name` was started by.
+    fn started_hooks(&self, name: &Name) -> Option<Hooks> {
+        let dir = self.layout.container(name);
+        let spec: Option<Spec> = atomic::read_json(&dir.join("config.json")).ok().flatten();
+        spec.map(|spec| Hooks::of(&spec, &dir))
     }
 
     /// Keeps the spec beside the record, for people and other runtimes; a write that would change

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::cgroup::Doors;
+use super::hooks::Hooks;
 use super::plan::{MASK_DIR, MASK_FILE, Plan, Step};
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Kind, Result};
@@ -37,6 +38,7 @@ struct Hands {
     mounts: BTreeMap<PathBuf, OwnedFd>,
     console: Option<tty::Pty>,
     notify: Option<OwnedFd>,
+    hooks: Option<Hooks>,
 }
 
 fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::Infallible> {
@@ -51,7 +53,7 @@ fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::
         .named(|| "unshare(CLONE_NEWCGROUP)".into())?;
     channel.say(Message::Ready, &[])?;
     let fds = channel.hear(Message::Mounts)?;
-    let mut hands = Hands::default();
+    let mut hands = Hands { hooks: Some(plan.hooks.clone()), ..Hands::default() };
     hands.mounts.extend(plan.handed.iter().map(|h| h.target().to_path_buf()).zip(fds));
 
     let Some((Step::Init { kind, args, env }, steps)) = plan.steps.split_last() else {
@@ -115,6 +117,11 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
         Step::Loopback => sys::net::loopback_up()?,
         Step::Bound(keep) => bound(keep)?,
         Step::Filter { program, .. } => sys::seccomp::install(program)?,
+        Step::Hooks(point) => match &hands.hooks {
+            // This process's pid, as seen in here.
+            Some(hooks) => hooks.run(point, Some(sys::process::own_pid()))?,
+            None => return Err(Error::failed("there are no hooks")),
+        },
         Step::Init { .. } => return Err(Error::failed("init comes last")),
     }
     Ok(())

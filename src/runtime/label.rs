@@ -169,6 +169,7 @@ mod tests {
             devices: None,
             limits: Vec::new(),
             memory: (None, None),
+            hooks: Default::default(),
         }
     }
 

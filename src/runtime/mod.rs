@@ -9,6 +9,7 @@ pub mod child;
 pub mod console;
 pub mod devices;
 pub mod enter;
+pub mod hooks;
 pub mod init;
 pub mod label;
 pub mod limits;

@@ -92,6 +92,7 @@ fn converse(
     map_ids(init.pid, plan.ids)?;
     channel.say(Message::Mapped, &[])?;
     channel.hear(Message::Ready)?;
+    plan.hooks.run("createRuntime", Some(init.pid))?;
     let handed = prepare(plan, init.pid, scratch)?;
     let fds: Vec<BorrowedFd<'_>> = handed.iter().map(|fd| fd.as_fd()).collect();
     channel.say(Message::Mounts, &fds)?;

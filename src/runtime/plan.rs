@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Moun
 
 use super::InitKind;
 use super::devices::{self, Rule};
+use super::hooks::Hooks;
 use super::limits::{self, Limit};
 use super::seccomp::{self, Summary};
 use crate::error::{Error, Kind, Result};
@@ -105,6 +106,8 @@ pub enum Step {
         /// What it says, for people.
         summary: Summary,
     },
+    /// Run the hooks of a point.
+    Hooks(&'static str),
     /// Become init.
     Init {
         /// Its kind.
@@ -186,6 +189,8 @@ pub struct Plan {
     pub limits: Vec<Limit>,
     /// Bytes of memory above which it is slowed down, and those that it cannot have.
     pub memory: (Option<u64>, Option<u64>),
+    /// Programs to run at points of its life.
+    pub hooks: Hooks,
 }
 
 fn missing(what: &str) -> Error {
@@ -234,6 +239,9 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         let rdev = (device.major() as u32, device.minor() as u32);
         handed.push(Handed::Device { target: device.path().clone(), rdev });
     }
+    let hooks = Hooks::of(spec, root.parent().unwrap_or(root));
+    let run = |point: &'static str| hooks.at(point).next().map(|_| Step::Hooks(point));
+    steps.extend(run("createContainer"));
     steps.push(Step::EnterRoot);
     for mount in &mounts {
         let target = mount.destination().clone();
@@ -277,6 +285,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         let program = seccomp::compile(filter)?;
         steps.push(Step::Filter { program, summary: seccomp::summary(filter) });
     }
+    steps.extend(run("startContainer"));
     steps.push(Step::Init {
         kind: kind.word(),
         args: process.args().clone().unwrap_or_default(),
@@ -299,6 +308,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         devices: rules,
         limits,
         memory,
+        hooks,
     })
 }
 
@@ -533,6 +543,7 @@ impl fmt::Display for Step {
             Step::HostName(name) => write!(f, "set host name {name}"),
             Step::Loopback => write!(f, "bring lo up"),
             Step::Bound(keep) => write!(f, "bound capabilities to {}", keep.join(" ")),
+            Step::Hooks(point) => write!(f, "run the hooks {point}"),
             Step::Filter { program, summary } => write!(
                 f,
                 "filter system calls by {} instructions: {} allowed; refused, or for some \

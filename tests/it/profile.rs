@@ -335,3 +335,82 @@ fn a_room_boots_in_crun_too() {
     let out = in_crun(&c, &format!("crun exec {} id -u", c.name));
     assert_eq!(out.text(), "0\n", "{out:?}");
 }
+
+#[test]
+fn hooks_run_at_their_points_with_the_state() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = store().root.join("hooks");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let script = store().root.join("hook.sh");
+    // Where it is, by the inode of its root and its mount namespace.
+    let text = "#!/bin/sh\n{ cat; echo; id -u; readlink /proc/self/ns/mnt; echo $WORD; } >$1\n";
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = |point: &str| {
+        let to = dir.join(point);
+        json!([{"path": script, "args": ["hook", to], "env": ["WORD=there", "PATH=/bin:/usr/bin"]}])
+    };
+    let inside = json!([{"path": "/bin/sh", "args": ["sh", "-c", "cat >/root/started; id -u >>/root/started"]}]);
+    let fragment = json!({"extends": "room", "oci": {"hooks": {
+        "createRuntime": hook("createRuntime"), "createContainer": hook("createContainer"),
+        "startContainer": inside, "poststart": hook("poststart"), "poststop": hook("poststop")
+    }}});
+    profile("hooks", &fragment.to_string());
+    let c = Container::started(store(), "hooks", &["--profile", "hooks"]);
+    let plan = c.ok("plan", &[]);
+    assert!(
+        plan.contains("run the hooks createContainer") && plan.contains("at poststop run"),
+        "{plan}"
+    );
+    let mount_namespace = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    let read = |point: &str| {
+        let text = std::fs::read_to_string(dir.join(point)).unwrap();
+        let lines: Vec<String> = text.lines().map(str::to_string).collect();
+        let state: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!((state["id"].as_str(), lines[3].as_str()), (Some(&*c.name), "there"), "{text}");
+        assert_eq!(lines[1], "0");
+        (state, lines[2] == mount_namespace.to_string_lossy())
+    };
+    assert!(!dir.join("poststop").exists());
+    let init = c.status()["pid"].clone();
+    for (point, status, pid, on_host) in [
+        ("createRuntime", "creating", init.clone(), true),
+        ("createContainer", "creating", json!(1), false),
+        ("poststart", "running", init, true),
+    ] {
+        let (state, host) = read(point);
+        assert_eq!(
+            (state["status"].as_str(), &state["pid"], host),
+            (Some(status), &pid, on_host),
+            "{point}"
+        );
+    }
+    let started = c.root_sh("cat /root/started").ok();
+    assert!(started.contains("\"status\":\"created\"") && started.ends_with("0\n"), "{started}");
+    c.ok("stop", &["--timeout", "0"]);
+    crate::common::until("poststop", || dir.join("poststop").exists());
+    let (state, host) = read("poststop");
+    assert_eq!((state["status"].as_str(), state.get("pid"), host), (Some("stopped"), None, true));
+}
+
+#[test]
+fn a_hook_that_fails_ends_the_start_and_leaves_nothing() {
+    for (point, path) in [
+        ("createRuntime", "/bin/false"),
+        ("createContainer", "/nowhere"),
+        ("startContainer", "/bin/false"),
+    ] {
+        let text = json!({"extends": "room", "oci": {"hooks": {point: [{"path": path}]}}});
+        profile("bad-hook", &text.to_string());
+        let c = Container::create(store(), "bad-hook", &["--profile", "bad-hook"]);
+        let said = c.run("start", &[]).fails(1);
+        assert!(said.contains(&format!("hook {point} {path}")), "{said}");
+        assert_eq!(c.word(), "stopped");
+        assert!(c.cgroups().is_empty(), "{:?}", c.cgroups());
+    }
+    let slow = json!({"extends": "room", "oci": {"hooks": {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "600"], "timeout": 1}]}}});
+    profile("slow-hook", &slow.to_string());
+    let c = Container::create(store(), "slow-hook", &["--profile", "slow-hook"]);
+    assert!(c.run("start", &[]).fails(1).contains("takes too long"));
+}
