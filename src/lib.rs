@@ -10,6 +10,7 @@ pub mod broker;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod network;
 pub mod profile;
 pub mod request;
 pub mod runtime;

@@ -3,24 +3,24 @@
 
 use std::path::{Path, PathBuf};
 
-const MODULES: [&str; 14] = [
-    "cli", "broker", "engine", "request", "status", "adopt", "audit", "base", "profile", "runtime",
-    "tree", "store", "sys", "error",
+const MODULES: [&str; 15] = [
+    "cli", "broker", "engine", "request", "status", "adopt", "audit", "base", "network", "profile",
+    "runtime", "tree", "store", "sys", "error",
 ];
 
 /// What each module may use beside itself and `error`.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "cli" => &[
-            "broker", "engine", "request", "status", "adopt", "audit", "base", "profile",
-            "runtime", "tree", "store", "sys",
+            "broker", "engine", "request", "status", "adopt", "audit", "base", "network",
+            "profile", "runtime", "tree", "store", "sys",
         ],
         "broker" => &["engine", "request", "runtime", "store", "sys"],
         "engine" => &[
-            "request", "status", "adopt", "audit", "base", "profile", "runtime", "tree", "store",
-            "sys",
+            "request", "status", "adopt", "audit", "base", "network", "profile", "runtime", "tree",
+            "store", "sys",
         ],
-        "request" | "status" | "adopt" | "audit" | "base" | "profile" | "runtime" => {
+        "request" | "status" | "adopt" | "audit" | "base" | "network" | "profile" | "runtime" => {
             &["tree", "store", "sys"]
         }
         "tree" => &["store", "sys"],

@@ -12,6 +12,7 @@ impl Engine {
     /// stands in nobody's way.
     pub(super) fn recover(&self) {
         atomic::sweep(&self.layout.journal());
+        self.recover_network();
         for work in journal::pending(&self.layout) {
             if let Err(e) = self.recover_one(&work) {
                 eprintln!("coloc: cannot clean up after an interrupted command: {e}");

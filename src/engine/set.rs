@@ -95,8 +95,11 @@ impl Engine {
                 .collect();
             // Now, and not when it is to start: that may be at night, and by somebody else.
             home::of_host(&self.layout, &record)?;
+            self.check_network(&record, &changed)?;
             self.take_effect(&record, &changed)?;
             record.save_in(&self.layout.container(name))?;
+            // What runs follows the record: if it cannot now, it does at the next start.
+            self.network_takes_effect(&record, &changed)?;
             let running = State::alive(&self.layout, name).is_some();
             Ok(Outcome { record, changed, running })
         })

@@ -8,13 +8,14 @@ use oci_spec::runtime::Spec;
 
 use super::{Engine, unit};
 use crate::error::{Context, Error, Kind, Result};
+use crate::network::plan::Member;
 use crate::profile::spec::{Home, Place, derive};
-use crate::profile::{Chain, Effective, InitChoice, Mode, Settings};
+use crate::profile::{Chain, Effective, InitChoice, Settings};
 use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::hooks::Hooks;
 use crate::runtime::monitor::{self, Job};
-use crate::runtime::plan::{HostFacts, Plan, plan};
+use crate::runtime::plan::{Plan, plan};
 use crate::runtime::{InitKind, cgroup, console, devices, label, parent, swap};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
@@ -46,7 +47,10 @@ impl Engine {
             Some(place) => open_dir(place)
                 .map_err(Error::from)
                 .and_then(|place| self.begin_reborn(lock, &start, &place))
-                .inspect_err(|_| cgroup::remove(&start.cgroups.made)),
+                .inspect_err(|_| {
+                    cgroup::remove(&start.cgroups.made);
+                    self.off_network(name);
+                }),
         }
     }
 
@@ -85,6 +89,12 @@ impl Engine {
         self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
+        let member = self.admit(&record).inspect_err(|_| self.off_network(name))?;
+        self.prepare_rest(record, member).inspect_err(|_| self.off_network(name))
+    }
+
+    fn prepare_rest(&self, record: Record, member: Option<Member>) -> Result<Start> {
+        let name = &record.name;
         let (spec, plan, kind) = self.plan(&record)?;
         self.keep_spec(&record, &spec)?;
         let run = self.layout.run_of(name);
@@ -103,14 +113,18 @@ impl Engine {
             devices::confine(&cgroups.payload, rules)
                 .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         }
-        Ok(Start { record, plan, kind, run, cgroups })
+        Ok(Start { record, member, plan, kind, run, cgroups })
     }
 
     /// Starts the container; its state is on record before its init is executed.
     fn begin(&self, start: &Start) -> Result<(Job, Vec<OwnedFd>)> {
-        let Start { record, plan, kind, run, cgroups } = start;
+        let Start { record, member, plan, kind, run, cgroups } = start;
         let name = &record.name;
         let result = parent::start(plan, cgroups, run, &mut |init: &Child| {
+            // Before anything of it runs, it has its addresses.
+            if let Some(member) = member {
+                self.house()?.connect(member, init.pid)?;
+            }
             let process =
                 |pid| Process::now(pid).ok_or_else(|| Error::failed("its init died at once"));
             let state = State {
@@ -134,6 +148,7 @@ impl Engine {
                 // What a hook at the beginning did, one at the end undoes.
                 plan.hooks.run_all("poststop", None);
                 State::forget(&self.layout, name);
+                self.off_network(name);
                 leave(&cgroups.made);
                 cgroup::remove(&cgroups.made);
                 return Err(e);
@@ -256,6 +271,7 @@ impl Engine {
             }
         }
         State::forget(&self.layout, name);
+        self.off_network(name);
         for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER, bounds::FILE] {
             let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
         }
@@ -308,7 +324,7 @@ impl Engine {
             memory: memory_of_host(),
         };
         let spec = derive(record, &settings, &place)?;
-        let plan = plan(&spec, &host_facts(&settings))?;
+        let plan = plan(&spec, &self.host_facts(record, &settings)?)?;
         Ok((spec, plan, kind))
     }
 
@@ -342,6 +358,7 @@ impl Engine {
 /// What a start goes by.
 struct Start {
     record: Record,
+    member: Option<Member>,
     plan: Plan,
     kind: InitKind,
     run: std::path::PathBuf,
@@ -370,17 +387,6 @@ fn memory_of_host() -> u64 {
     let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
     // Where /proc does not tell, no less than any machine of the last twenty years has.
     kib.unwrap_or(1 << 20) * 1024
-}
-
-fn host_facts(settings: &Settings) -> HostFacts {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    HostFacts {
-        os_release: read("/etc/os-release"),
-        resolv_conf: match settings.network.mode {
-            Mode::Host => read("/etc/resolv.conf"),
-            _ => String::new(),
-        },
-    }
 }
 
 /// The init that the base's `/sbin/init` leads to, links followed within the base.

@@ -202,8 +202,10 @@ fn missing(what: &str) -> Error {
 pub struct HostFacts {
     /// /etc/os-release of the host.
     pub os_release: String,
-    /// /etc/resolv.conf of the host, for a container on the host's network.
+    /// Which resolvers a container on its network can ask, as resolv.conf(5).
     pub resolv_conf: String,
+    /// What systemd-networkd inside has to know of the network; empty if it has nothing to do.
+    pub networkd: String,
 }
 
 /// Makes the plan of `spec`.
@@ -264,10 +266,10 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     steps.extend(masked.map(|path| Step::Mask { at: path.into() }));
     steps.push(Step::BootId);
     steps.push(Step::Console);
-    let resolv = if own_network { "" } else { &host.resolv_conf };
-    steps.extend(host_files(&note(MACHINE_ID), &host.os_release, resolv));
+    steps.extend(host_files(&note(MACHINE_ID), &host.os_release, &host.resolv_conf));
     if kind == InitKind::Systemd {
         steps.extend(masks(own_network));
+        steps.extend(networkd(&host.networkd));
     }
     // systemd does so itself only where it is not in a container.
     steps.push(Step::Share);
@@ -427,6 +429,19 @@ fn host_files(machine_id: &str, os_release: &str, resolv_conf: &str) -> Vec<Step
         file("resolv.conf", resolv_conf),
         Step::Seal { at: "/run/host".into() },
     ]
+}
+
+/// The first by name of all that systemd-networkd reads. A file of the same name in
+/// /etc/systemd/network wins.
+fn networkd(text: &str) -> Vec<Step> {
+    let dir = Path::new("/run/systemd/network");
+    match text.is_empty() {
+        true => Vec::new(),
+        false => vec![
+            Step::Directory { at: dir.into() },
+            Step::Write { at: dir.join("00-coloc.network"), text: text.into() },
+        ],
+    }
 }
 
 /// Units that cannot work in a user namespace, or that do for each member what the host does

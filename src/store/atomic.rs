@@ -47,6 +47,11 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
     result.context(|| format!("cannot write {}", path.display()))
 }
 
+/// As [`write`], for what a power cut may take; see [`write_json_unsynced`].
+pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace(path, bytes, mode, false)
+}
+
 /// [`write`] of `value` as indented JSON.
 pub fn write_json(path: &Path, value: &impl serde::Serialize, mode: u32) -> Result<()> {
     write(path, &json(path, value)?, mode)

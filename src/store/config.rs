@@ -21,6 +21,41 @@ pub struct Config {
     /// Whether `ssh -A` of a member whose shell is coloc-shell reaches into their container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent: bool,
+    /// The network that containers are on.
+    #[serde(default, skip_serializing_if = "NetworkConfig::is_default")]
+    pub network: NetworkConfig,
+}
+
+/// What an admin can say of the network of containers; the rest follows from the store.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The name of the bridge that coloc makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// The range of IPv4 addresses, such as `10.5.0.0/20`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<String>,
+    /// The range of IPv6 addresses, or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<String>,
+    /// What containers' names end in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Whether their names may be put into the host's /etc/hosts.
+    pub hosts: bool,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { bridge: None, ipv4: None, ipv6: None, domain: None, hosts: true }
+    }
+}
+
+impl NetworkConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A run of uids, and the same run of gids.
@@ -47,6 +82,7 @@ impl Config {
             default_profile: default_profile(),
             contact: None,
             agent: false,
+            network: NetworkConfig::default(),
         }
     }
 

@@ -18,7 +18,8 @@ fn slot_file(layout: &Layout, slot: u32) -> PathBuf {
     layout.ids().join(slot.to_string())
 }
 
-fn slot_of(pool: Pool, range: Range) -> Option<u32> {
+/// The number of `range` among those of the pool.
+pub fn slot_of(pool: Pool, range: Range) -> Option<u32> {
     Some(range.start.checked_sub(pool.start)? / RANGE)
 }
 

@@ -135,6 +135,16 @@ impl Layout {
         self.run().join("containers").join(name.as_str())
     }
 
+    /// What is on the network.
+    pub fn network(&self) -> PathBuf {
+        self.run().join("network")
+    }
+
+    /// Where the host's programs find the sockets of containers.
+    pub fn sockets(&self) -> PathBuf {
+        self.run().join("sockets")
+    }
+
     /// The broker's socket.
     pub fn socket(&self) -> PathBuf {
         self.run().join("coloc.sock")

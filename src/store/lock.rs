@@ -19,6 +19,8 @@ pub enum Subject {
     Container(Name),
     /// One base: its generations. Shared by whoever makes a container over it.
     Base(Name),
+    /// What is on the network: files, rules, the bridge.
+    Network,
     /// The ledger of id ranges.
     Ids,
 }
@@ -29,6 +31,7 @@ impl Subject {
             Subject::Transaction(name) => format!("transaction.{name}"),
             Subject::Container(name) => format!("container.{name}"),
             Subject::Base(name) => format!("base.{name}"),
+            Subject::Network => "network".into(),
             Subject::Ids => "ids".into(),
         }
     }
@@ -38,6 +41,7 @@ impl Subject {
             Subject::Transaction(name) => format!("the update of base {name}"),
             Subject::Container(name) => format!("container {name}"),
             Subject::Base(name) => format!("base {name}"),
+            Subject::Network => "the network".into(),
             Subject::Ids => "the id ranges".into(),
         }
     }

@@ -27,6 +27,8 @@ impl Attr {
     pub const NODEV: Attr = Attr(0x4);
     /// Nothing can be executed.
     pub const NOEXEC: Attr = Attr(0x8);
+    /// No symbolic link on this mount is followed.
+    pub const NOSYMFOLLOW: Attr = Attr(0x20_0000);
     const IDMAP: u64 = 0x10_0000;
 
     /// Both sets of flags.
@@ -140,6 +142,18 @@ pub fn detach(own_fds: impl AsFd, mount: impl AsFd) -> Result<()> {
     let number = mount.as_fd().as_raw_fd().to_string();
     unmount(number.as_str(), UnmountFlags::DETACH)
         .named(|| format!("umount2(fd {number}, MNT_DETACH)"))
+}
+
+/// Detaches every mount that is on top of `path`, a place where only root can put anything.
+pub fn detach_path(path: &std::path::Path) -> Result<()> {
+    loop {
+        match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // Nothing is mounted there.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e).named(|| format!("umount2({path:?}, MNT_DETACH)")),
+        }
+    }
 }
 
 /// Makes a file system of type `kind` and gives it as a detached mount with flags `attr`.

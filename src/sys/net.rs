@@ -1,7 +1,9 @@
-//! The network namespace's own device.
+//! Network namespaces and their devices, as far as they need no netlink.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::{Error, Named, Result};
@@ -19,4 +21,28 @@ pub fn loopback_up() -> Result<()> {
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is and stays through the call.
     let r = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if r == 0 { Ok(()) } else { Err(Error::last("ioctl(SIOCSIFFLAGS, \"lo\")")) }
+}
+
+/// The number of the device `name` in this network namespace.
+pub fn index(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: `name` is a NUL-terminated string that lives through the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
+/// Runs `work` with this thread in another network namespace, and comes back. A thread that
+/// could not come back must not go on: then the process ends.
+pub fn in_namespace<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> Result<T> {
+    let own =
+        rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .named(|| "open(/proc/self/ns/net)".into())?;
+    setns(namespace, CloneFlags::CLONE_NEWNET).named(|| "setns(CLONE_NEWNET)".into())?;
+    let result = work();
+    if setns(&own, CloneFlags::CLONE_NEWNET).is_err() {
+        std::process::abort();
+    }
+    Ok(result)
 }

@@ -1,0 +1,251 @@
+//! Network devices, by rtnetlink(7): a few requests, each answered by the kernel at once.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::plan::Mac;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys;
+
+/// The devices of one network namespace.
+pub(super) struct Links {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// What a container's device is made of.
+pub(super) enum Device<'a> {
+    /// One end of a cable, whose other end stays with the host and is a port of a bridge.
+    Veth {
+        /// The host's end.
+        host: &'a str,
+        /// The bridge's number.
+        bridge: u32,
+        /// What the host's end is for, for people: `ip link` shows it.
+        alias: &'a str,
+    },
+    /// A device of its own on top of one of the host's.
+    Macvlan {
+        /// The number of the host's device.
+        over: u32,
+    },
+}
+
+impl Links {
+    /// Those of the host.
+    pub(super) fn of_host() -> Result<Self> {
+        Self::new().context(|| "cannot open a netlink socket")
+    }
+
+    /// Those of another network namespace. A socket belongs to the namespace it was made in, so
+    /// this process is there only while it makes one.
+    pub(super) fn of(namespace: BorrowedFd<'_>) -> Result<Self> {
+        Ok(sys::net::in_namespace(namespace, Self::new)?
+            .context(|| "cannot open a netlink socket")?)
+    }
+
+    fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends one request and waits for the kernel's word on it.
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence += 1;
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full()?;
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+                .map_err(|e| io::Error::other(e.to_string()))?;
+            if answer.header.sequence_number != self.sequence {
+                continue;
+            }
+            if let NetlinkPayload::Error(e) = answer.payload {
+                return if e.code.is_none() { Ok(()) } else { Err(e.to_io()) };
+            }
+        }
+    }
+
+    fn new_link(&mut self, message: LinkMessage) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Makes the bridge `name`; false if there is one.
+    pub(super) fn add_bridge(&mut self, name: &str, mac: Mac) -> Result<bool> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        match self.new_link(link) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(e).context(|| format!("cannot make the bridge {name}")),
+        }
+    }
+
+    /// Brings a device up.
+    pub(super) fn up(&mut self, index: u32) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        self.ask(RouteNetlinkMessage::SetLink(link), 0).context(|| "cannot bring a device up")
+    }
+
+    /// Makes a container's device in `namespace`, where it is called `inside`.
+    pub(super) fn add(
+        &mut self,
+        device: &Device<'_>,
+        inside: &str,
+        mac: Mac,
+        namespace: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let there = |attributes: Vec<LinkAttribute>| {
+            let mut link = LinkMessage::default();
+            link.attributes = vec![
+                LinkAttribute::IfName(inside.into()),
+                LinkAttribute::Address(mac.0.to_vec()),
+                LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+            ];
+            link.attributes.extend(attributes);
+            link
+        };
+        match device {
+            Device::Veth { host, bridge, alias } => {
+                let mut link = LinkMessage::default();
+                link.attributes = vec![
+                    LinkAttribute::IfName((*host).into()),
+                    LinkAttribute::IfAlias((*alias).into()),
+                    LinkAttribute::Controller(*bridge),
+                    LinkAttribute::LinkInfo(vec![
+                        LinkInfo::Kind(InfoKind::Veth),
+                        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(there(Vec::new())))),
+                    ]),
+                ];
+                self.new_link(link)
+            }
+            Device::Macvlan { over } => self.new_link(there(vec![
+                LinkAttribute::Link(*over),
+                LinkAttribute::LinkInfo(vec![
+                    LinkInfo::Kind(InfoKind::MacVlan),
+                    LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+                ]),
+            ])),
+        }
+    }
+
+    /// Whether a port of a bridge reaches no other port that is isolated too.
+    pub(super) fn isolate(&mut self, index: u32, isolated: bool) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)])),
+        ])];
+        self.ask(RouteNetlinkMessage::NewLink(link), 0).context(|| "cannot set up a bridge's port")
+    }
+
+    /// Removes a device, and the other end of its cable; no error if it is not there.
+    pub(super) fn remove(&mut self, name: &str) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.into())];
+        match self.ask(RouteNetlinkMessage::DelLink(link), 0) {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other.context(|| format!("cannot remove the device {name}")),
+        }
+    }
+
+    /// Gives a device an address; no error if it has it. Nobody else can have it, so IPv6 need not
+    /// look for a second before it is used.
+    pub(super) fn address(&mut self, index: u32, address: IpAddr, bits: u8) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.prefix_len = bits;
+        message.header.scope = AddressScope::Universe;
+        message.header.index = index;
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        message.attributes =
+            vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        if let IpAddr::V4(v4) = address {
+            let host_part = u32::MAX.checked_shr(u32::from(bits)).unwrap_or(0);
+            let all = std::net::Ipv4Addr::from(u32::from(v4) | host_part);
+            message.attributes.push(AddressAttribute::Broadcast(all));
+        }
+        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .context(|| format!("cannot set the address {address}"))
+    }
+
+    /// The route to everywhere.
+    pub(super) fn default_route(&mut self, index: u32, gateway: IpAddr) -> Result<()> {
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: family(gateway),
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Boot,
+            scope: RouteScope::Universe,
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
+        let via = match gateway {
+            IpAddr::V4(a) => RouteAddress::Inet(a),
+            IpAddr::V6(a) => RouteAddress::Inet6(a),
+        };
+        message.attributes = vec![RouteAttribute::Gateway(via), RouteAttribute::Oif(index)];
+        self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .context(|| format!("cannot set the route by {gateway}"))
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// The number of the host's device `name`; None if there is none.
+pub(super) fn index(name: &str) -> Option<u32> {
+    sys::net::index(name)
+}
+
+/// The number of a device of the host's that the admin named.
+pub(super) fn index_of(name: &str, what: &str) -> Result<u32> {
+    index(name).ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("this host has no {what} {name}"))
+            .hint("ip link shows the devices there are")
+    })
+}
+
+/// The number of `name` in the namespace whose `links` these are.
+pub(super) fn index_in(namespace: BorrowedFd<'_>, name: &str) -> Result<u32> {
+    let found = sys::net::in_namespace(namespace.as_fd(), || index(name))?;
+    found.ok_or_else(|| Error::failed(format!("the device {name} is not in the container")))
+}

@@ -1,0 +1,185 @@
+//! The rules of nftables that a store's containers need, as one text for `nft -f`. Pure.
+//!
+//! Two tables, each named as the store: `inet` for what is routed, `bridge` for what passes
+//! from port to port. Loading the text replaces both at once, or fails and changes nothing.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use super::plan::{Member, Net, Publish};
+
+/// Text that removes both tables, whether they are there or not.
+pub(super) fn none(table: &str) -> String {
+    let mut text = String::new();
+    for family in ["inet", "bridge"] {
+        // `add` first: to delete what is not there is an error.
+        let _ = writeln!(text, "add table {family} {table}\ndelete table {family} {table}");
+    }
+    text
+}
+
+/// Text that puts both tables there with what `members` have.
+pub(super) fn all(net: &Net, members: &[Member]) -> String {
+    let mut text = none(&net.table);
+    text.push_str(&routed(net, members));
+    text.push_str(&bridged(net, members));
+    text
+}
+
+/// `elements = { … }`, or nothing: nft takes no empty list.
+fn elements(list: Vec<String>) -> String {
+    match list.is_empty() {
+        true => String::new(),
+        false => format!("elements = {{ {} }}", list.join(", ")),
+    }
+}
+
+/// One line that sends a port of the host's to a container.
+fn sent(publish: &Publish, to: IpAddr) -> Option<String> {
+    let (family, address) = match to {
+        IpAddr::V4(a) => ("ip", a.to_string()),
+        IpAddr::V6(a) => ("ip6", format!("[{a}]")),
+    };
+    let at = match publish.address {
+        Some(at) if at.is_ipv4() != to.is_ipv4() => return None,
+        Some(at) => format!("{family} daddr {at} "),
+        None => String::new(),
+    };
+    let (proto, port, inside) = (publish.proto.word(), publish.port, publish.inside);
+    Some(format!(
+        "meta nfproto {} {at}{proto} dport {port} dnat {family} to {address}:{inside}",
+        if to.is_ipv4() { "ipv4" } else { "ipv6" },
+    ))
+}
+
+fn published(members: &[Member]) -> String {
+    let mut text = String::new();
+    for member in members {
+        for publish in &member.publish {
+            for line in member.addresses().into_iter().filter_map(|to| sent(publish, to)) {
+                let _ = writeln!(text, "    {line} comment \"{}\"", member.name);
+            }
+        }
+    }
+    text
+}
+
+fn routed(net: &Net, members: &[Member]) -> String {
+    let Net { table, bridge, .. } = net;
+    let (first4, bits4) = net.ipv4;
+    let neighbours = || members.iter().filter(|m| m.has_neighbours());
+    let four = elements(neighbours().filter_map(|m| Some(m.ipv4?.to_string())).collect());
+    let six = elements(neighbours().filter_map(|m| Some(m.ipv6?.to_string())).collect());
+    let masquerade6 = net.ipv6.map_or(String::new(), |(first, bits)| {
+        format!(
+            "    ip6 saddr {first}/{bits} ip6 daddr {first}/{bits} ct status dnat masquerade\n    \
+             ip6 saddr {first}/{bits} oifname != \"{bridge}\" masquerade\n"
+        )
+    });
+    format!(
+        "table inet {table} {{
+  set neighbours4 {{ type ipv4_addr; {four} }}
+  set neighbours6 {{ type ipv6_addr; {six} }}
+  chain published {{
+{published}  }}
+  chain arriving {{
+    type nat hook prerouting priority -100; policy accept;
+    fib daddr type local jump published
+  }}
+  chain leaving {{
+    type nat hook output priority -100; policy accept;
+    fib daddr type local jump published
+  }}
+  # Who comes by a published port from the loopback or from beside it is answered by way of the host.
+  chain hidden {{
+    type nat hook postrouting priority 100; policy accept;
+    ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade
+    ip saddr {first4}/{bits4} ip daddr {first4}/{bits4} ct status dnat masquerade
+    ip saddr {first4}/{bits4} oifname != \"{bridge}\" masquerade
+{masquerade6}  }}
+  # The bridge may route the loopback's addresses, for published ports; nobody else may send to them.
+  chain early {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+  }}
+  chain passing {{
+    type filter hook forward priority 0; policy accept;
+    iifname != \"{bridge}\" oifname != \"{bridge}\" accept
+    ct state established,related accept
+    ct status dnat accept
+    iifname \"{bridge}\" oifname != \"{bridge}\" accept
+    iifname \"{bridge}\" ip saddr @neighbours4 ip daddr @neighbours4 accept
+    iifname \"{bridge}\" ip6 saddr @neighbours6 ip6 daddr @neighbours6 accept
+    drop
+  }}
+}}
+",
+        published = published(members),
+    )
+}
+
+/// What a container sends has its own addresses in it, and goes to the host, or to a neighbour
+/// if both are to have neighbours.
+fn bridged(net: &Net, members: &[Member]) -> String {
+    let table = &net.table;
+    let all = || members.iter().filter(|m| m.on_bridge());
+    let private = || all().filter(|m| m.is_private());
+    let quoted = |m: &Member| format!("\"{}\"", m.device);
+    let (mut owner4, mut owner6, mut advertised) = (Vec::new(), Vec::new(), String::new());
+    let mut jumps = Vec::new();
+    for m in private() {
+        owner4.extend(m.ipv4.map(|a| format!("{} . {a}", quoted(m))));
+        let Some(own) = m.ipv6 else { continue };
+        let six = [own, m.mac.link_local()];
+        owner6.extend(six.map(|a| format!("{} . {a}", quoted(m))));
+        // The target of an advertisement, which this nft (1.0.6) has no name for.
+        let [own, local] = six.map(|a| format!("@th,64,128 {:#x} accept", u128::from(a)));
+        let _ = writeln!(advertised, "  chain {}-says {{ {own}; {local}; drop; }}", m.device);
+        jumps.push(format!("{} : jump {}-says", quoted(m), m.device));
+    }
+    let advertises = match jumps.is_empty() {
+        true => String::new(),
+        false => {
+            format!("    icmpv6 type nd-neighbor-advert iifname vmap {{ {} }}\n", jumps.join(", "))
+        }
+    };
+    format!(
+        "table bridge {table} {{
+  set ports {{ type ifname; {ports} }}
+  set private {{ type ifname; {private} }}
+  set neighbours {{ type ifname; {neighbours} }}
+  set mac {{ type ifname . ether_addr; {macs} }}
+  set ipv4 {{ type ifname . ipv4_addr; {owner4} }}
+  set ipv6 {{ type ifname . ipv6_addr; {owner6} }}
+{advertised}  chain arriving {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname @ports iifname . ether saddr != @mac drop
+    iifname @private jump own
+  }}
+  chain own {{
+    ether type ip iifname . ip saddr != @ipv4 drop
+    ether type arp iifname . arp saddr ether != @mac drop
+    ether type arp arp saddr ip 0.0.0.0 accept
+    ether type arp iifname . arp saddr ip != @ipv4 drop
+    ether type ip6 icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+{advertises}    ether type ip6 ip6 saddr :: meta l4proto ipv6-icmp accept
+    ether type ip6 iifname . ip6 saddr != @ipv6 drop
+    ether type {{ ip, arp, ip6 }} accept
+    drop
+  }}
+  chain passing {{
+    type filter hook forward priority -200; policy accept;
+    iifname @neighbours oifname @neighbours accept
+    iifname @private drop
+    oifname @private drop
+  }}
+}}
+",
+        ports = elements(all().map(quoted).collect()),
+        private = elements(private().map(quoted).collect()),
+        neighbours = elements(private().filter(|m| m.has_neighbours()).map(quoted).collect()),
+        macs = elements(all().map(|m| format!("{} . {}", quoted(m), m.mac)).collect()),
+        owner4 = elements(owner4),
+        owner6 = elements(owner6),
+    )
+}

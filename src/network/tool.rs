@@ -1,0 +1,63 @@
+//! Programs of the distribution that do a part of the work.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::error::{Context, Error, Kind, Result};
+
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether `program` is installed.
+pub(super) fn there(program: &str) -> bool {
+    PATH.split(':').any(|dir| std::path::Path::new(dir).join(program).exists())
+}
+
+/// A command that sees nothing of the caller's environment.
+pub(super) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::null());
+    command
+}
+
+/// Runs a program to its end and gives what it wrote; `package` is where it comes from.
+pub(super) fn run(program: &str, package: &str, args: &[&str], input: &str) -> Result<Vec<u8>> {
+    let mut command = command(program);
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if !input.is_empty() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn().map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::new(Kind::Unsupported, format!("{program} is not installed"))
+                .hint(format!("apt install {package}"))
+        }
+        _ => Error::from(e).context(format!("cannot run {program}")),
+    })?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // Each of these reads all of its input before it says anything.
+        let _ = pipe.write_all(input.as_bytes());
+    }
+    let out = child.wait_with_output().context(|| format!("cannot run {program}"))?;
+    if out.status.success() {
+        return Ok(out.stdout);
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    let line = said.lines().next().unwrap_or("it failed without a word").to_string();
+    Err(Error::failed(format!("{program}: {line}")))
+}
+
+/// Has nftables load `text`: all of it, or nothing.
+pub(super) fn nft_load(text: &str) -> Result<()> {
+    run("nft", "nftables", &["-f", "-"], text).map(drop)
+}
+
+/// What nftables lists, as it is in its JSON.
+pub(super) fn nft_list(args: &[&str]) -> Result<Vec<serde_json::Value>> {
+    let bytes = run("nft", "nftables", &[&["-j", "-a", "list"], args].concat(), "")?;
+    let mut all: serde_json::Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::failed(format!("cannot read what nft lists: {e}")))?;
+    match all["nftables"].take() {
+        serde_json::Value::Array(list) => Ok(list),
+        _ => Err(Error::failed("cannot read what nft lists")),
+    }
+}
