@@ -32,7 +32,8 @@ pub(super) fn run(engine: &Engine, json: bool) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = ui::table(&["NAME", "STATE", "BASE", "OWNERS", "INIT", "PID", "STALE"]);
+    let mut table =
+        ui::table(&["NAME", "STATE", "BASE", "OWNERS", "INIT", "PID", "ADDRESS", "STALE"]);
     for row in &rows {
         let base = match (&row.base, row.generation, row.current_generation) {
             (Some(base), Some(g), Some(c)) if g != c && row.hold => {
@@ -50,6 +51,7 @@ pub(super) fn run(engine: &Engine, json: bool) -> Result<ExitCode> {
             or_dash(row.owners.join(",")),
             or_dash(row.init.clone().unwrap_or_default()),
             row.pid.map_or("-".into(), |p| p.to_string()),
+            row.addresses.first().map_or("-".into(), ToString::to_string),
             if row.stale > 0 { row.stale.to_string() } else { "-".into() },
         ]);
     }

@@ -17,9 +17,11 @@ mod journal;
 mod list;
 mod login;
 mod logs;
+mod network;
 mod plan;
 mod profile;
 mod progress;
+mod publish;
 mod report;
 mod serve;
 mod set;
@@ -85,6 +87,9 @@ enum Verb {
     Edit(edit::EditArgs),
     Show(show::ShowArgs),
     Profile(profile::ProfileArgs),
+    Publish(publish::PublishArgs),
+    Unpublish(publish::UnpublishArgs),
+    Network(network::NetworkArgs),
     Plan(plan::PlanArgs),
     Spec(spec::SpecArgs),
     Check(check::CheckArgs),
@@ -178,6 +183,11 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Edit(args) => edit::run(&change("change a container's settings")?, &args),
         Verb::Profile(args) => profile::run(&layout, &args),
         Verb::Show(args) => show::run(&look("show a container's settings")?, &args),
+        Verb::Publish(args) if args.looks() => publish::list(&look("list published ports")?, &args),
+        Verb::Publish(args) => publish::run(&change("publish a port")?, &args),
+        Verb::Unpublish(args) => publish::run_unpublish(&change("unpublish a port")?, &args),
+        Verb::Network(args) if args.reload => network::reload(&change("change the network")?),
+        Verb::Network(args) => network::run(&look("look at the network")?, &args),
         Verb::Plan(args) => plan::run(&look("plan a start")?, &args),
         Verb::Spec(args) => spec::run(&look("print a spec")?, &args),
         Verb::Check(args) => check::run(&look("check")?, &args),

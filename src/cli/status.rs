@@ -46,6 +46,10 @@ pub(super) fn run(engine: &Engine, name: Option<&Name>, json: bool) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
+fn join(list: impl Iterator<Item = impl ToString>) -> String {
+    list.map(|x| x.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 fn show(d: &Detail) {
     let line = |key: &str, text: Option<String>| {
         if let Some(text) = text.filter(|t| !t.is_empty()) {
@@ -83,6 +87,10 @@ fn show(d: &Detail) {
     line("owners", Some(r.owners.join(", ")));
     line("profile", r.profile.as_ref().map(Name::to_string));
     line("network", r.network.clone());
+    line("address", Some(join(r.addresses.iter())));
+    line("name there", d.full_name.clone());
+    line("published", Some(d.published.join(", ")));
+    line("sockets", d.sockets.clone());
     line(
         "init",
         r.init.as_ref().map(|i| match r.pid {

@@ -38,6 +38,8 @@ impl Engine {
             self.state_is_roots(),
             security_module(),
             tool("mmdebstrap", "base create --suite needs it: apt-get install mmdebstrap"),
+            tool("nft", "network=private needs it: apt-get install nftables"),
+            tool("dnsmasq", "names of containers need it: apt-get install dnsmasq-base"),
             Check::new(
                 "systemd",
                 Verdict::Note,
@@ -107,6 +109,7 @@ impl Engine {
             check::capabilities(&status, &bound_of(&plan), &number),
             check::ids(&read("uid_map"), &read("gid_map"), (record.ids.start, record.ids.count)),
             namespaces(&proc, &network),
+            self.network_row(name),
             match swap::seen(&init, &usr) {
                 Err(e) => Check::new("base", Verdict::Unknown, e.to_string()),
                 Ok(seen) => Check::that(

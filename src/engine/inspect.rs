@@ -4,6 +4,7 @@ use super::Engine;
 use super::supervise::init_word;
 use crate::audit;
 use crate::error::Result;
+use crate::network::sockets;
 use crate::request::Verb;
 use crate::runtime::{cgroup, label};
 use crate::status::{Condition, Detail, Row, seconds_since};
@@ -66,6 +67,7 @@ impl Engine {
             init,
             profile: record_ok.map(|r| r.profile.clone()),
             network: settings.map(|s| s.network.mode.word()),
+            addresses: record_ok.map(|r| self.addresses(r)).unwrap_or_default(),
             hold: record_ok.is_some_and(|r| r.hold),
             stale,
             damage: record.as_ref().err().or(lost.as_ref()).map(ToString::to_string),
@@ -92,6 +94,13 @@ impl Engine {
                 .conflicts(name)
                 .map(|list| list.into_iter().map(|c| c.path).collect())
                 .unwrap_or_default(),
+            full_name: record.and_then(|r| self.name_on_network(r)),
+            published: record
+                .and_then(|r| self.member_of(r).ok()?)
+                .map(|m| m.publish.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            sockets: sockets::shown(&self.layout, name)
+                .then(|| self.layout.sockets().join(name.as_str()).display().to_string()),
             ids: record.map(|r| r.ids),
             machine_id: record.map(|r| r.machine_id.clone()),
             supervisor_pid: alive

@@ -8,6 +8,7 @@ use crate::network::plan::Member;
 use crate::network::{self, House, Proto, Publish, Wish, listening, sockets};
 use crate::profile::{self, Mode, Protocol, Setting, Settings};
 use crate::runtime::plan::HostFacts;
+use crate::status::check::{Check, Verdict};
 use crate::store::lock::{self, Subject};
 use crate::store::running::State;
 use crate::store::{Name, Record, ids, record};
@@ -70,6 +71,12 @@ impl Engine {
         member.map(|m| m.addresses()).unwrap_or_default()
     }
 
+    /// The name by which the host and other containers find it.
+    pub(super) fn name_on_network(&self, record: &Record) -> Option<String> {
+        let private = self.member_of(record).ok().flatten()?.is_private();
+        private.then(|| Some(self.house().ok()?.net.full_name(&record.name))).flatten()
+    }
+
     /// Makes room on the network, and a place for its sockets, for a container that is to start.
     pub(super) fn admit(&self, record: &Record) -> Result<Option<Member>> {
         let wish = self.wish(record, &self.settings(record)?);
@@ -120,6 +127,35 @@ impl Engine {
             }
         }
         Ok(facts)
+    }
+
+    /// Whether a running container's network is what was set up for it.
+    pub(super) fn network_row(&self, name: &Name) -> Check {
+        const WHAT: &str = "network";
+        let looked = self.house().and_then(|house| match house.member(name) {
+            None => Ok(None),
+            Some(member) => house.look(&member).map(|look| Some((member, look))),
+        });
+        let (member, look) = match looked {
+            Ok(Some(found)) => found,
+            Ok(None) => return Check::new(WHAT, Verdict::Note, "none that coloc makes"),
+            Err(e) => return Check::new(WHAT, Verdict::Unknown, e.to_string()),
+        };
+        if !look.missing.is_empty() {
+            return Check::new(WHAT, Verdict::Bad, format!("missing: {}", look.missing.join(", ")))
+                .hint("somebody removed it: coloc network --reload, or a restart");
+        }
+        if !look.closed.is_empty() {
+            let found = format!("dropped by the host's firewall: {}", look.closed.join(", "));
+            return Check::new(WHAT, Verdict::Bad, found).hint("coloc network --reload opens it");
+        }
+        let addresses: Vec<String> = member.addresses().iter().map(ToString::to_string).collect();
+        match look.names {
+            Some(why) => Check::new(WHAT, Verdict::Note, format!("no names: {why}"))
+                .hint("names need dnsmasq: apt-get install dnsmasq-base; coloc network --reload"),
+            None if addresses.is_empty() => Check::new(WHAT, Verdict::Good, member.device),
+            None => Check::new(WHAT, Verdict::Good, addresses.join(", ")),
+        }
     }
 
     /// Every published port of every container.

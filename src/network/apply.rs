@@ -253,6 +253,14 @@ impl<'a> House<'a> {
         self.settle(&members)
     }
 
+    /// Everybody on the network, by name.
+    pub fn all(&self) -> Vec<Member> {
+        let mut list: Vec<Member> =
+            self.names().iter().filter_map(|name| self.member(name)).collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
     /// Puts everything there anew, after somebody has flushed the rules for instance. Gives the
     /// number of containers on the network.
     pub fn reload(&self) -> Result<usize> {

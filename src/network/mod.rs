@@ -26,8 +26,8 @@ mod taken;
 mod tool;
 
 pub use apply::{House, Look, has_dnsmasq, has_nft};
-pub use taken::listening;
 pub use plan::{Member, Net, Proto, Publish};
+pub use taken::listening;
 
 use crate::store::Name;
 

@@ -98,19 +98,20 @@ pub const KEYS: &[Key] = &[
          in that bridge of the host's, macvlan=NAME one with an address beside the host's on that \
          interface. The key network with one of these words alone says the same.",
     ),
-    key(
+    now(key(
         "network.neighbours",
         Kind::Flag,
         "false",
         "Whether it and other containers that have this reach each other over the private network.",
-    ),
-    key(
+    )),
+    now(key(
         "network.publish",
         Kind::List(Items::Publish),
         "",
         "Ports of the host that lead into it: the host's, then the one inside. \
-         By TCP unless it says udp; on every address of the host's unless it names one.",
-    ),
+         By TCP unless it says udp; on every address of the host's unless it names one. \
+         See coloc publish in coloc(1).",
+    )),
     key(
         "limits.memory",
         size(8 * MIB),

@@ -3,6 +3,8 @@
 
 pub mod check;
 
+use std::net::IpAddr;
+
 use crate::store::Name;
 use crate::store::record::Range;
 
@@ -55,6 +57,8 @@ pub struct Row {
     pub profile: Option<Name>,
     /// Its network.
     pub network: Option<String>,
+    /// The addresses that coloc gives it on its network.
+    pub addresses: Vec<IpAddr>,
     /// Whether it stays at its generation when its base is updated.
     pub hold: bool,
     /// How many processes run code of another generation than it is at.
@@ -84,6 +88,12 @@ pub struct Detail {
     pub fixes_missing: Option<usize>,
     /// Files that it and its base have changed, each in another way, for somebody to decide.
     pub conflicts: Vec<String>,
+    /// Its name on the network, if it has one.
+    pub full_name: Option<String>,
+    /// Ports of the host that lead into it, `[ADDRESS:]PORT:INSIDE/PROTOCOL`.
+    pub published: Vec<String>,
+    /// Where the host's programs find its sockets, while it runs.
+    pub sockets: Option<String>,
     /// Its id range.
     pub ids: Option<Range>,
     /// Its machine-id.
