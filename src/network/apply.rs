@@ -98,9 +98,9 @@ impl<'a> House<'a> {
             .named(|| format!("open({path:?})"))?;
         let mut host = Links::of_host()?;
         match &member.mode {
-            Mode::Private { neighbours } => {
+            Mode::Private { .. } => {
                 let index = self.cable(&mut host, member, &self.net.bridge, &namespace)?;
-                host.isolate(index, !neighbours)?;
+                host.hairpin(index)?;
                 host.up(index)?;
             }
             Mode::Bridge(bridge) => {
@@ -292,8 +292,6 @@ impl<'a> House<'a> {
             atomic::write_json_unsynced(&self.file(name), &member, 0o600)?;
             let (members, _) = self.members(None)?;
             self.settle(&members)?;
-            let index = link::index_of(&member.device, "device")?;
-            Links::of_host()?.isolate(index, !on)?;
         }
         Ok(())
     }

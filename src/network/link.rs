@@ -163,13 +163,13 @@ impl Links {
         }
     }
 
-    /// Whether a port of a bridge reaches no other port that is isolated too.
-    pub(super) fn isolate(&mut self, index: u32, isolated: bool) -> Result<()> {
+    /// Has a port of a bridge get back what it sent, if a published port leads to where it came from.
+    pub(super) fn hairpin(&mut self, index: u32) -> Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.attributes = vec![LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
         ])];
         self.ask(RouteNetlinkMessage::NewLink(link), 0).context(|| "cannot set up a bridge's port")
     }

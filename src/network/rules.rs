@@ -8,6 +8,12 @@ use std::net::IpAddr;
 
 use super::plan::{Member, Net, Publish};
 
+/// Set on packets that a published port sends from one container to another. Where the kernel has
+/// packets of a bridge pass the rules of routed ones (br_netfilter, which Docker switches on), such
+/// a packet never leaves the bridge, and the `bridge` table could not tell it from any other.
+/// Nobody inside can set it: a mark does not pass from one network namespace to another.
+const SENT_BACK: &str = "0x00c01000";
+
 /// Text that removes both tables, whether they are there or not.
 pub(super) fn none(table: &str) -> String {
     let mut text = String::new();
@@ -102,6 +108,10 @@ fn routed(net: &Net, members: &[Member]) -> String {
     type filter hook prerouting priority -300; policy accept;
     iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
   }}
+  chain marking {{
+    type filter hook prerouting priority -90; policy accept;
+    iifname \"{bridge}\" ct status dnat meta mark set meta mark | {SENT_BACK}
+  }}
   chain passing {{
     type filter hook forward priority 0; policy accept;
     iifname != \"{bridge}\" oifname != \"{bridge}\" accept
@@ -148,6 +158,7 @@ fn bridged(net: &Net, members: &[Member]) -> String {
   set ports {{ type ifname; {ports} }}
   set private {{ type ifname; {private} }}
   set neighbours {{ type ifname; {neighbours} }}
+  set same {{ type ifname . ifname; {same} }}
   set mac {{ type ifname . ether_addr; {macs} }}
   set ipv4 {{ type ifname . ipv4_addr; {owner4} }}
   set ipv6 {{ type ifname . ipv6_addr; {owner6} }}
@@ -169,6 +180,8 @@ fn bridged(net: &Net, members: &[Member]) -> String {
   }}
   chain passing {{
     type filter hook forward priority -200; policy accept;
+    meta mark & {SENT_BACK} == {SENT_BACK} accept
+    iifname . oifname @same drop
     iifname @neighbours oifname @neighbours accept
     iifname @private drop
     oifname @private drop
@@ -178,6 +191,7 @@ fn bridged(net: &Net, members: &[Member]) -> String {
         ports = elements(all().map(quoted).collect()),
         private = elements(private().map(quoted).collect()),
         neighbours = elements(private().filter(|m| m.has_neighbours()).map(quoted).collect()),
+        same = elements(private().map(|m| format!("{0} . {0}", quoted(m))).collect()),
         macs = elements(all().map(|m| format!("{} . {}", quoted(m), m.mac)).collect()),
         owner4 = elements(owner4),
         owner6 = elements(owner6),
