@@ -329,8 +329,8 @@ impl<'a> House<'a> {
     }
 
     fn is_our_bridge(&self) -> bool {
-        let path = Path::new("/sys/class/net").join(&self.net.bridge).join("address");
-        std::fs::read_to_string(path).is_ok_and(|t| t.trim() == self.net.bridge_mac().to_string())
+        let found = Links::of_host().ok().and_then(|mut links| links.look(&self.net.bridge));
+        found.is_some_and(|(mac, bridge)| bridge && mac == self.net.bridge_mac().0)
     }
 
     fn bridge(&self) -> Result<()> {
@@ -465,7 +465,7 @@ fn no_device(e: std::io::Error, kind: &str) -> Error {
 fn find(mode: &Mode, name: &str) -> Result<u32> {
     let bridge = matches!(mode, Mode::Bridge(_));
     let index = link::index_of(name, if bridge { "bridge" } else { "device" })?;
-    if bridge && !Path::new("/sys/class/net").join(name).join("bridge").exists() {
+    if bridge && Links::of_host()?.look(name).is_none_or(|(_, bridge)| !bridge) {
         return Err(Error::new(Kind::Usage, format!("{name} is no bridge"))
             .hint("bridge link shows bridges; for another device: network=macvlan=NAME"));
     }

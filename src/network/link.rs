@@ -72,9 +72,18 @@ impl Links {
 
     /// Sends one request and waits for the kernel's word on it.
     fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.exchange(message, flags | NLM_F_ACK).map(drop)
+    }
+
+    /// Sends one request and gives what the kernel tells, if it tells more than that it is done.
+    fn exchange(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Option<RouteNetlinkMessage>> {
         self.sequence += 1;
         let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        request.header.flags = NLM_F_REQUEST | flags;
         request.header.sequence_number = self.sequence;
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
@@ -87,10 +96,33 @@ impl Links {
             if answer.header.sequence_number != self.sequence {
                 continue;
             }
-            if let NetlinkPayload::Error(e) = answer.payload {
-                return if e.code.is_none() { Ok(()) } else { Err(e.to_io()) };
+            match answer.payload {
+                NetlinkPayload::Error(e) if e.code.is_none() => return Ok(None),
+                NetlinkPayload::Error(e) => return Err(e.to_io()),
+                NetlinkPayload::InnerMessage(told) => return Ok(Some(told)),
+                _ => {}
             }
         }
+    }
+
+    /// The hardware address of the device `name`, and whether it is a bridge; None if there is no
+    /// such device.
+    pub(super) fn look(&mut self, name: &str) -> Option<(Vec<u8>, bool)> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.into())];
+        let told = self.exchange(RouteNetlinkMessage::GetLink(link), 0).ok()??;
+        let RouteNetlinkMessage::NewLink(link) = told else { return None };
+        let (mut mac, mut bridge) = (Vec::new(), false);
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::Address(address) => mac = address,
+                LinkAttribute::LinkInfo(info) => {
+                    bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                }
+                _ => {}
+            }
+        }
+        Some((mac, bridge))
     }
 
     fn new_link(&mut self, message: LinkMessage) -> io::Result<()> {

@@ -16,6 +16,7 @@ mod filter;
 mod home;
 mod life;
 mod member;
+mod network;
 mod profile;
 mod race;
 mod ssh;

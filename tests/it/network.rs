@@ -1,0 +1,467 @@
+//! The network of containers, in a network namespace of the test's own with a neighbour on a
+//! cable, the world: what is left behind there can be seen to the last rule.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+
+use crate::common::{Container, Out, Store, kill, run, run_within, store, until};
+
+const HOST: &str = "198.51.100.1";
+const WORLD: &str = "198.51.100.2";
+const LOOP_LIMIT: Duration = Duration::from_secs(900);
+
+/// A host's network and the world beside it.
+struct World {
+    host: Child,
+    world: Child,
+}
+
+fn namespace() -> Child {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up; echo; exec sleep infinity"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    // The line says that it is there.
+    let mut byte = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    child
+}
+
+impl World {
+    fn new() -> Self {
+        for tool in ["nft", "dnsmasq", "ip", "nsenter", "unshare"] {
+            let there = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+                .iter()
+                .any(|dir| std::path::Path::new(dir).join(tool).exists());
+            assert!(there, "these tests need {tool}");
+        }
+        let world = Self { host: namespace(), world: namespace() };
+        world.sh(&format!(
+            "ip link add w0 type veth peer name w1 netns {}; ip addr add {HOST}/24 dev w0; \
+             ip link set w0 up; echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables || true",
+            world.world.id()
+        ));
+        world.world_sh(&format!("ip addr add {WORLD}/24 dev w1; ip link set w1 up"));
+        world
+    }
+
+    fn enter(child: &Child, command: &Command) -> Command {
+        let mut outer = Command::new("nsenter");
+        outer.arg(format!("--net=/proc/{}/ns/net", child.id())).arg("--");
+        outer.arg(command.get_program()).args(command.get_args()).env_remove("COLOC_ROOT");
+        outer
+    }
+
+    /// A command in the host's network.
+    fn run(&self, command: &Command) -> Out {
+        run(Self::enter(&self.host, command))
+    }
+
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        let mut command = Command::new("sh");
+        self.run(command.args(["-c", script])).ok()
+    }
+
+    fn world_sh(&self, script: &str) -> String {
+        let mut command = Command::new("sh");
+        run(Self::enter(&self.world, command.args(["-c", script]))).ok()
+    }
+
+    fn coloc(&self, store: &Store, args: &[&str]) -> Out {
+        self.run(&store.command(args))
+    }
+
+    #[track_caller]
+    fn ok(&self, store: &Store, args: &[&str]) -> String {
+        self.coloc(store, args).ok()
+    }
+
+    #[track_caller]
+    fn json(&self, store: &Store, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(store, args)).unwrap()
+    }
+
+    /// Runs `script` by the shell of a container.
+    fn inside(&self, store: &Store, name: &str, script: &str) -> Out {
+        self.coloc(store, &["exec", name, "--user", "root", "--", "busybox", "sh", "-c", script])
+    }
+
+    /// Makes and starts a room over busybox that serves its name on port 80.
+    fn room(&self, store: &Store, name: &str) {
+        self.ok(store, &["create", name, "--profile", "room"]);
+        self.ok(store, &["start", name]);
+        let serve = format!(
+            "busybox mkdir -p /tmp/w; echo {name} > /tmp/w/index.html; \
+             busybox httpd -p 80 -h /tmp/w"
+        );
+        self.inside(store, name, &serve).ok();
+    }
+
+    /// What a web server says to a container; empty if nothing comes back.
+    fn fetch(&self, store: &Store, from: &str, url: &str) -> String {
+        let script = format!("busybox wget -q -T 2 -O - http://{url}/");
+        self.inside(store, from, &script).text().trim().to_string()
+    }
+
+    /// The same from the host, or from the world.
+    fn get(&self, child: &Child, address: &str) -> String {
+        let path = format!("/proc/{}/ns/net", child.id());
+        let namespace = std::fs::File::open(path).unwrap();
+        let address = address.to_string();
+        // A thread of its own: a network namespace is a thread's.
+        let ask = move || -> std::io::Result<String> {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            let address = address.parse().unwrap();
+            let limit = Duration::from_secs(3);
+            let mut stream = std::net::TcpStream::connect_timeout(&address, limit)?;
+            stream.set_read_timeout(Some(limit))?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text.rsplit("\r\n\r\n").next().unwrap_or_default().trim().to_string())
+        };
+        std::thread::spawn(ask).join().unwrap().unwrap_or_default()
+    }
+
+    /// Everything that a host's network consists of.
+    fn everything(&self) -> String {
+        self.sh("ip -o link | sed 's/@.*//'; ip -o -4 addr | sed 's/ *valid_lft.*//'; \
+                 ip route; nft list ruleset")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for child in [&mut self.host, &mut self.world] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// On a host with systemd, containers are units of its network and not of the test's.
+fn elsewhere() -> bool {
+    std::path::Path::new("/run/systemd/system").exists()
+}
+
+fn address(world: &World, store: &Store, name: &str) -> String {
+    let status = world.json(store, &["status", name, "--json"]);
+    status["addresses"][0].as_str().unwrap().to_string()
+}
+
+#[test]
+fn published_ports_are_reached_from_everywhere_and_nothing_else_is() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-pub", 6));
+    let before = world.everything();
+    world.room(&store, "one");
+    world.room(&store, "two");
+    let one = address(&world, &store, "one");
+    let says = world.ok(&store, &["publish", "one", "8080:80"]);
+    assert!(says.contains("8080:80/tcp"), "{says}");
+
+    assert_eq!(world.get(&world.host, "127.0.0.1:8080"), "one");
+    assert_eq!(world.get(&world.host, &format!("{HOST}:8080")), "one");
+    assert_eq!(world.get(&world.world, &format!("{HOST}:8080")), "one");
+    assert_eq!(world.fetch(&store, "two", &format!("{HOST}:8080")), "one");
+    assert_eq!(world.fetch(&store, "one", &format!("{HOST}:8080")), "one");
+    // The host reaches a container's address, another container and the world do not.
+    assert_eq!(world.get(&world.host, &format!("{one}:80")), "one");
+    assert_eq!(world.fetch(&store, "two", &one), "");
+    world.world_sh(&format!("ip route add default via {HOST}"));
+    assert_eq!(world.get(&world.world, &format!("{one}:80")), "");
+    assert_eq!(world.fetch(&store, "two", "127.0.0.1:8080"), "");
+
+    world.ok(&store, &["publish", "two", "9090:80", "--address", "127.0.0.1"]);
+    assert_eq!(world.get(&world.host, "127.0.0.1:9090"), "two");
+    assert_eq!(world.get(&world.world, &format!("{HOST}:9090")), "");
+    let taken = world.coloc(&store, &["publish", "two", "8080:80"]).fails(4);
+    assert!(taken.contains("one's"), "{taken}");
+    let list = world.json(&store, &["publish", "--list", "--json"]);
+    assert_eq!(list[0]["publish"], "8080:80/tcp");
+    assert_eq!((&list[1]["name"], &list[1]["active"]), (&"two".into(), &true.into()));
+
+    world.ok(&store, &["unpublish", "one", "8080"]);
+    assert_eq!(world.get(&world.host, "127.0.0.1:8080"), "");
+    world.coloc(&store, &["unpublish", "one", "8080"]).fails(3);
+    world.ok(&store, &["stop", "--all"]);
+    assert_eq!(world.everything(), before);
+}
+
+#[test]
+fn a_port_somebody_listens_on_is_not_taken() {
+    let store = Store::mini("net-taken", 2);
+    store.ok(&["create", "one", "--profile", "room"]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let said = store.fails(4, &["publish", "one", &format!("{port}:80")]);
+    assert!(said.contains("listens"), "{said}");
+    store.ok(&["publish", "one", &format!("192.0.2.77:{port}:80")]);
+    for bad in ["80", "0:80", "80:80/sctp", "x:80:80"] {
+        store.fails(2, &["publish", "one", bad]);
+    }
+    store.ok(&["create", "host", "--profile", "room", "--network", "host"]);
+    store.run(&["publish", "host", "81:81"]).stderr.find("published").unwrap_or_default();
+    assert_ne!(store.run(&["publish", "host", "81:81"]).code, 0);
+}
+
+#[test]
+fn neighbours_reach_each_other_only_if_both_are_to() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-near", 6));
+    world.room(&store, "one");
+    world.room(&store, "two");
+    let one = address(&world, &store, "one");
+    world.ok(&store, &["set", "one", "network.neighbours=true"]);
+    assert_eq!(world.fetch(&store, "two", &one), "");
+    world.ok(&store, &["set", "two", "network.neighbours=true"]);
+    assert_eq!(world.fetch(&store, "two", &one), "one");
+    world.ok(&store, &["set", "one", "network.neighbours=false"]);
+    assert_eq!(world.fetch(&store, "two", &one), "");
+}
+
+#[test]
+fn nobody_speaks_with_an_address_of_somebody_else() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-spoof", 6));
+    world.room(&store, "good");
+    world.room(&store, "bad");
+    let (good, bad) = (address(&world, &store, "good"), address(&world, &store, "bad"));
+    let net = world.json(&store, &["network", "--json"]);
+    let gateway = good.rsplit_once('.').unwrap().0.to_string() + ".1";
+    let answers = |script: &str| {
+        let script = format!("{script}; busybox ping -c1 -W1 {gateway} >/dev/null && echo answer");
+        world.inside(&store, "bad", &script).text().contains("answer")
+    };
+    assert!(answers("true"));
+    let mac = |n: usize| net["members"][n]["mac"].as_str().unwrap().to_string();
+    assert_eq!(net["members"][0]["name"], "bad");
+    assert!(!answers(&format!("busybox ip link set host0 address {}", mac(1))));
+    assert!(answers(&format!("busybox ip link set host0 address {}", mac(0))));
+    let change = |from: &str, to: &str| {
+        format!("busybox ip addr del {from}/20 dev host0; busybox ip addr add {to}/20 dev host0")
+    };
+    assert!(!answers(&change(&bad, &good)));
+    assert!(answers(&change(&good, &bad)));
+    // Both still there: nothing that bad did has led good's packets elsewhere.
+    assert_eq!(world.get(&world.host, &format!("{good}:80")), "good");
+}
+
+#[test]
+fn other_firewalls_that_drop_are_opened_and_closed_again() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-wall", 4));
+    // As iptables-nft makes them for ufw and for Docker, and as the sample of nftables does.
+    world.sh(
+        "nft add table ip filter; nft add table ip6 filter
+         nft 'add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'
+         nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+         nft 'add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }'
+         nft add chain ip filter DOCKER-USER
+         nft add rule ip filter DOCKER-USER counter return
+         nft insert rule ip filter FORWARD counter jump DOCKER-USER
+         nft add table inet filter
+         nft 'add chain inet filter input { type filter hook input priority 0; policy drop; }'
+         nft 'add chain inet filter forward { type filter hook forward priority 0; policy drop; }'",
+    );
+    let before = world.everything();
+    world.room(&store, "one");
+    world.ok(&store, &["publish", "one", "8080:80"]);
+    assert_eq!(world.get(&world.world, &format!("{HOST}:8080")), "one");
+    let net = world.json(&store, &["network", "--json"]);
+    let ask = format!("busybox nslookup one.{}", net["domain"].as_str().unwrap());
+    assert!(world.inside(&store, "one", &ask).text().contains(&address(&world, &store, "one")));
+
+    // Somebody starts the firewall again, and our rules are gone.
+    let walls = "nft flush chain ip filter FORWARD; nft flush chain ip filter INPUT; \
+                 nft flush chain ip filter DOCKER-USER; nft flush chain inet filter forward";
+    world.sh(walls);
+    assert_eq!(world.get(&world.world, &format!("{HOST}:8080")), "");
+    let said = world.coloc(&store, &["check", "one"]);
+    assert!(said.text().contains("firewall: ip filter FORWARD"), "{}", said.text());
+    world.ok(&store, &["network", "--reload"]);
+    assert_eq!(world.get(&world.world, &format!("{HOST}:8080")), "one");
+    world.sh("nft add rule ip filter DOCKER-USER counter return; \
+              nft add rule ip filter FORWARD counter jump DOCKER-USER");
+    world.ok(&store, &["stop", "one"]);
+    let counters = |text: String| {
+        let plain = text.lines().map(|l| l.split(" counter").next().unwrap().to_string());
+        let mut lines: Vec<String> = plain.collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(counters(world.everything()), counters(before));
+}
+
+#[test]
+fn names_are_known_while_a_container_runs() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-name", 4));
+    world.room(&store, "one");
+    world.room(&store, "two");
+    let status = world.json(&store, &["status", "two", "--json"]);
+    let (name, address) = (status["full_name"].as_str().unwrap(), address(&world, &store, "two"));
+    let look = format!("busybox nslookup {name}");
+    assert!(world.inside(&store, "one", &look).text().contains(&address));
+    let hosts = || std::fs::read_to_string("/etc/hosts").unwrap();
+    assert!(hosts().contains(&format!("{address}\t{name}\n")));
+    world.ok(&store, &["stop", "two"]);
+    until("dnsmasq has read it", || !world.inside(&store, "one", &look).text().contains(&address));
+    assert!(!hosts().contains(name));
+    world.ok(&store, &["stop", "one"]);
+    assert!(!hosts().contains(status["full_name"].as_str().unwrap().split_once('.').unwrap().1));
+}
+
+#[test]
+fn two_stores_on_one_host_do_not_meet() {
+    if elsewhere() {
+        return;
+    }
+    let world = World::new();
+    let (a, b) = (Store::mini("net-a", 2), Store::mini("net-b", 2));
+    world.room(&a, "same");
+    world.room(&b, "same");
+    let (one, two) = (address(&world, &a, "same"), address(&world, &b, "same"));
+    assert_ne!(one, two);
+    assert_eq!(world.get(&world.host, &format!("{one}:80")), "same");
+    assert_eq!(world.fetch(&a, "same", &two), "");
+    world.ok(&a, &["stop", "same"]);
+    assert_eq!(world.get(&world.host, &format!("{two}:80")), "same");
+}
+
+#[test]
+fn a_bridge_of_the_admins_and_no_network_at_all() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-kind", 4));
+    world.sh("ip link add br7 type bridge; ip link set br7 up");
+    world.ok(&store, &["create", "on", "--profile", "room", "--network", "bridge=br7"]);
+    world.ok(&store, &["start", "on"]);
+    assert!(world.inside(&store, "on", "busybox ip link").text().contains("host0"));
+    assert!(world.sh("ip -o link show master br7").contains("cl"));
+    world.ok(&store, &["create", "off", "--profile", "room", "--network", "none"]);
+    world.ok(&store, &["start", "off"]);
+    let devices = world.inside(&store, "off", "busybox ip -o link").ok();
+    assert_eq!(devices.lines().count(), 1, "{devices}");
+    world.ok(&store, &["create", "odd", "--profile", "room", "--network", "bridge=w0"]);
+    let said = world.coloc(&store, &["start", "odd"]).fails(2);
+    assert!(said.contains("w0 is no bridge"), "{said}");
+    world.ok(&store, &["set", "odd", "network=bridge=nowhere"]);
+    world.coloc(&store, &["start", "odd"]).fails(3);
+    world.ok(&store, &["stop", "--all"]);
+    assert_eq!(world.sh("nft list ruleset"), "");
+    assert_eq!(world.sh("ip -o link show master br7"), "");
+}
+
+#[test]
+fn whatever_kills_a_start_or_a_stop_nothing_is_left() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-kill", 4));
+    let before = world.everything();
+    world.ok(&store, &["create", "one", "--profile", "room"]);
+    let steps = ["admitted", "ruled", "settled", "connected"];
+    for (verb, steps) in [("supervise", &steps[..]), ("stop", &["left", "ruled"])] {
+        for step in steps {
+            if verb == "stop" {
+                world.ok(&store, &["start", "one"]);
+            }
+            let mut command = World::enter(&world.host, &store.command(&[verb, "one"]));
+            run({
+                command.env("COLOC_KILL_AT", format!("network.{step}"));
+                command
+            });
+            // Any command that changes something cleans up.
+            until("the container is gone", || {
+                world.ok(&store, &["set", "one", "hold=false"]);
+                world.json(&store, &["status", "one", "--json"])["state"] == "stopped"
+            });
+            world.ok(&store, &["stop", "one"]);
+            assert_eq!(world.everything(), before, "{verb} {step}");
+        }
+    }
+    world.ok(&store, &["start", "one"]);
+    let status = world.json(&store, &["status", "one", "--json"]);
+    kill(status["supervisor_pid"].as_i64().unwrap());
+    kill(status["pid"].as_i64().unwrap());
+    until("its device is gone", || !world.sh("ip -o link").contains("@if2"));
+    world.ok(&store, &["set", "one", "hold=true"]);
+    assert_eq!(world.everything(), before);
+}
+
+#[test]
+fn two_hundred_starts_leave_nothing_behind() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-many", 12));
+    let before = world.everything();
+    let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
+    for name in &names {
+        world.ok(&store, &["create", name, "--profile", "room"]);
+        let port = format!("{}:80", 7000 + name[1..].parse::<u32>().unwrap());
+        world.ok(&store, &["publish", name, &port]);
+    }
+    // By several admins at once.
+    let program = crate::common::coloc().display().to_string();
+    let root = store.root.display().to_string();
+    let script = format!(
+        "for n in $(seq 20); do for c in {0}; do {program} --root {root} start $c >/dev/null & \
+         done; wait; for c in {0}; do {program} --root {root} stop --timeout 0 $c >/dev/null & done; \
+         wait; done",
+        names.join(" ")
+    );
+    let mut command = Command::new("sh");
+    let all = World::enter(&world.host, command.args(["-c", &script]));
+    let said = run_within(all, b"", LOOP_LIMIT);
+    assert_eq!(said.stderr, "");
+    assert_eq!(world.everything(), before);
+    let left = store.root.join("run/coloc/network");
+    assert_eq!(std::fs::read_dir(left).unwrap().count(), 0);
+}
+
+#[test]
+fn sockets_are_seen_on_the_host_and_lead_nowhere() {
+    let c = Container::started(store(), "sock", &[]);
+    let place = std::path::PathBuf::from(c.status()["sockets"].as_str().unwrap());
+    c.root_sh(
+        "cd /srv/coloc/sockets && ln -s /etc/passwd link && cp /bin/true run && chmod 4755 run",
+    )
+    .ok();
+    let refused = std::fs::read(place.join("link")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::ELOOP));
+    assert!(Command::new(place.join("run")).status().is_err(), "nothing there is executed");
+    // Any program inside may have one there, and a web server of the host's asks it.
+    c.root_sh(
+        "setpriv --reuid nobody --clear-groups perl -MIO::Socket::UNIX -e '
+         umask 0; my $s = IO::Socket::UNIX->new(Local => \"/srv/coloc/sockets/web\", Listen => 5)
+         or die; exit if fork; while (my $c = $s->accept) { print $c \"hello\\n\"; close $c }
+         ' </dev/null >/dev/null 2>&1",
+    )
+    .ok();
+    let mut said = String::new();
+    until("it listens", || std::os::unix::net::UnixStream::connect(place.join("web")).is_ok());
+    let mut stream = std::os::unix::net::UnixStream::connect(place.join("web")).unwrap();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello\n");
+    c.ok("stop", &[]);
+    assert!(!place.exists());
+    assert!(c.private("srv/coloc/sockets/link").symlink_metadata().is_ok(), "its own files stay");
+}
