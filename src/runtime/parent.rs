@@ -49,17 +49,23 @@ pub fn start(
     let payload = open_dir(&cgroups.payload)?;
     let mut theirs = Some((theirs, Doors::open(&cgroups.v1)?));
     limits::apply(&plan.limits)?;
+    let mut ours = Some(ours);
     // Whoever makes a user namespace is charged for what is made in it. Not root, of whom there is
     // one for all containers and the host's own services.
     let init = process::as_user(plan.ids.0, || {
-        clone::spawn(flags, Some(payload.as_fd()), || match theirs.take() {
-            Some((socket, v1)) => child::run(plan, v1, Channel::new(socket, Side::Child)),
-            None => 1,
+        clone::spawn(flags, Some(payload.as_fd()), || {
+            // With a copy of this end the child would never hear that its supervisor died.
+            drop(ours.take());
+            match theirs.take() {
+                Some((socket, v1)) => child::run(plan, v1, Channel::new(socket, Side::Child)),
+                None => 1,
+            }
         })
     })
     .context(|| "cannot make its namespaces")
     .map_err(name_missing_feature)?;
     drop(theirs);
+    let ours = ours.take().ok_or_else(|| Error::failed("the socket to the child has gone"))?;
     let mut channel = Channel::new(ours, Side::Parent);
     match converse(plan, scratch, &init, &mut channel, record) {
         Ok([console, slave, notify]) => Ok(Started { init, console, slave, notify }),
