@@ -15,11 +15,6 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     replace(path, bytes, mode, true)
 }
 
-/// As [`write`], for what a power cut may take; see [`write_json_unsynced`].
-pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(path, bytes, mode, false)
-}
-
 fn replace(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();

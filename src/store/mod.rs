@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Locks are taken in this order, and by name where there are several: changes of bases,
-//! containers, bases, ids.
+//! containers, bases, the network, ids.
 
 pub mod annotation;
 pub mod atomic;
