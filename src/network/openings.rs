@@ -73,9 +73,27 @@ fn mark(net: &Net) -> String {
 }
 
 /// The handles of our rules in what `nft -j -a list chain` says.
-fn ours(list: &[Value], mark: &str) -> Vec<u64> {
+fn ours(list: &[Value], net: &Net) -> Vec<u64> {
     let rules = list.iter().filter_map(|v| v.get("rule"));
-    rules.filter(|r| r["comment"] == mark).filter_map(|r| r["handle"].as_u64()).collect()
+    let is_ours = |r: &&Value| r["comment"] == mark(net) || is_restored(r, &net.bridge);
+    rules.filter(is_ours).filter_map(|r| r["handle"].as_u64()).collect()
+}
+
+/// Whether it is one of our rules after iptables-save and iptables-restore: the comment has become
+/// one of iptables' own then, whose text nft does not tell. What is left is what the rule does.
+fn is_restored(rule: &Value, bridge: &str) -> bool {
+    let parts = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let device = |part: &Value| {
+        let key = part["match"]["left"]["meta"]["key"].as_str().unwrap_or_default();
+        ["iifname", "oifname"].contains(&key) && part["match"]["right"] == bridge
+    };
+    let comment = |part: &Value| part["xt"]["name"] == "comment";
+    let names = |part: &Value| part["match"]["right"] == 53;
+    let plain = |part: &Value| part.get("counter").is_some() || part.get("accept").is_some();
+    parts.iter().any(device)
+        && parts.iter().any(comment)
+        && parts.iter().any(|part| part.get("accept").is_some())
+        && parts.iter().all(|part| device(part) || comment(part) || names(part) || plain(part))
 }
 
 /// Each chain of others that matters, with the handles of our rules in it.
@@ -83,7 +101,7 @@ pub(super) fn look(net: &Net) -> Result<Vec<(Chain, Vec<u64>)>> {
     let mut all = Vec::new();
     for chain in foreign(&tool::nft_list(&["chains"])?) {
         let list = tool::nft_list(&["chain", &chain.family, &chain.table, &chain.name])?;
-        let handles = ours(&list, &mark(net));
+        let handles = ours(&list, net);
         all.push((chain, handles));
     }
     Ok(all)
@@ -158,11 +176,27 @@ mod tests {
 
     #[test]
     fn only_our_rules_are_taken_out() {
+        let device = |key: &str, name: &str| json!({"match": {"op": "==", "left": {"meta": {"key": key}}, "right": name}});
+        let comment = json!({"xt": {"type": "match", "name": "comment"}});
+        let (counter, accept) = (json!({"counter": {"packets": 0}}), json!({"accept": null}));
+        let restored = |more: &[Value]| {
+            let expr = [&[device("iifname", "coloc0")], more].concat();
+            json!({"rule": {"handle": 7, "expr": expr}})
+        };
         let list = [
             json!({"rule": {"handle": 4, "comment": "coloc: containers"}}),
             json!({"rule": {"handle": 5, "comment": "coloc-1a: containers"}}),
             json!({"rule": {"handle": 6}}),
+            restored(&[comment.clone(), counter.clone(), accept.clone()]),
         ];
-        assert_eq!(ours(&list, "coloc: containers"), [4]);
+        let layout = crate::store::Layout::new("/");
+        let net = Net::new(&layout, &crate::store::config::NetworkConfig::default(), "m").unwrap();
+        assert_eq!(ours(&list, &net), [4, 7]);
+        let others = [
+            restored(&[counter.clone(), accept.clone()]),
+            restored(&[device("oifname", "eth0"), comment.clone(), counter, accept]),
+            restored(&[comment, json!({"drop": null})]),
+        ];
+        assert_eq!(ours(&others, &net), [0; 0]);
     }
 }
