@@ -6,7 +6,7 @@
 use coloc::broker::frames;
 use coloc::profile::Profile;
 use coloc::runtime::{cgroup, limits, plan};
-use coloc::store::{Record, events, running};
+use coloc::store::{Name, Record, events, running};
 use coloc::sys::mountinfo;
 use coloc::tree::{accounts, file, manifest};
 use proptest::prelude::*;
@@ -188,7 +188,10 @@ proptest! {
 
     #[test]
     fn documents(bytes in nearly(DOCUMENTS)) {
-        let _ = serde_json::from_slice::<Profile>(&bytes);
+        let place = std::env::temp_dir().join(format!("coloc-fuzz-{}.json", std::process::id()));
+        coloc::store::atomic::write(&place, &bytes, 0o600).unwrap();
+        let _ = Profile::read(Name::parse("profile", "fuzz").unwrap(), place.clone());
+        std::fs::remove_file(&place).unwrap();
         let _ = serde_json::from_slice::<Record>(&bytes);
         let _ = serde_json::from_slice::<running::State>(&bytes);
         if let Ok(spec) = serde_json::from_slice::<oci_spec::runtime::Spec>(&bytes) {

@@ -59,8 +59,7 @@ impl Links {
     /// Those of another network namespace. A socket belongs to the namespace it was made in, so
     /// this process is there only while it makes one.
     pub(super) fn of(namespace: BorrowedFd<'_>) -> Result<Self> {
-        Ok(sys::net::in_namespace(namespace, Self::new)?
-            .context(|| "cannot open a netlink socket")?)
+        sys::net::in_namespace(namespace, Self::new)?.context(|| "cannot open a netlink socket")
     }
 
     fn new() -> io::Result<Self> {
