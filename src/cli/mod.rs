@@ -32,6 +32,7 @@ mod start;
 mod status;
 mod stop;
 mod supervise;
+mod top;
 mod ui;
 
 use std::path::PathBuf;
@@ -72,6 +73,7 @@ enum Verb {
     Exec(enter::ExecArgs),
     List(list::ListArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Console(console::ConsoleArgs),
     Logs(logs::LogsArgs),
     Journal(journal::JournalArgs),
@@ -164,6 +166,10 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Exec(args) => ask(layout, args.request()?),
         Verb::List(args) => ask(layout, args.request()),
         Verb::Status(args) => ask(layout, args.request()?),
+        Verb::Top(args) => match args.request() {
+            Some(request) => ask(layout, request),
+            None => top::run(&layout, &args),
+        },
         Verb::Console(args) => ask(layout, args.request()?),
         Verb::Logs(args) => ask(layout, args.request()?),
         Verb::Journal(args) => ask(layout, args.request()?),
@@ -225,6 +231,7 @@ fn act(engine: &Engine, request: &Request) -> Result<ExitCode> {
             stop::run_restart(engine, which, *timeout, *wait)
         }
         Request::List { json } => list::run(engine, *json),
+        Request::Top { .. } => top::moment(engine),
         Request::Status { name, json } => status::run(engine, name.as_ref(), *json),
         Request::Logs { name, follow } => logs::run(engine, name.as_ref(), *follow),
         Request::Stale { name, restart, json } => {

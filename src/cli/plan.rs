@@ -2,7 +2,6 @@ use std::process::ExitCode;
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::status::size_words;
 use crate::store::{Name, Record};
 use crate::tree::file::printable;
 
@@ -20,9 +19,8 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     if let Some(most) = plan.processes {
         println!("allow {most} processes");
     }
-    let (high, max) = plan.memory;
-    if let (Some(high), Some(max)) = (high, max) {
-        println!("slow down above {} of memory, allow {}", size_words(high), size_words(max));
+    for line in plan.resources.words() {
+        println!("limit {line}");
     }
     let limits: Vec<String> = plan.limits.iter().map(ToString::to_string).collect();
     println!("limit each process to {}", limits.join(", "));

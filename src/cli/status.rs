@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::request::Request;
 use crate::status::{Detail, duration_words, size_words};
 use crate::store::Name;
+use crate::store::usage::Usage;
 use crate::tree::file::printable;
 
 /// Show what a container is and what it uses; all of them by default.
@@ -101,10 +102,27 @@ fn show(d: &Detail) {
     let running = r.pid.is_some();
     let supervisor = d.supervisor_pid.map_or("gone".into(), |p| format!("pid {p}"));
     line("supervisor", running.then_some(supervisor));
-    line("processes", d.processes.map(|n| n.to_string()));
-    line("memory", d.memory.map(size_words));
-    line("disk", Some(d.disk.map_or("takes too long to tell".into(), size_words)));
+    usage(&d.usage, line);
     line("confined by", d.label.as_ref().map(|l| format!("AppArmor profile {l}")));
     line("ids", d.ids.map(|i| format!("{}-{}", i.start, i.start + i.count - 1)));
     line("tree", Some(d.path.clone()));
+}
+
+/// What it uses, each with how much it may.
+fn usage(u: &Usage, line: impl Fn(&str, Option<String>)) {
+    let of = |used: Option<u64>, most: Option<u64>, words: fn(u64) -> String| match (used, most) {
+        (Some(used), Some(most)) => Some(format!("{} of {}", words(used), words(most))),
+        (Some(used), None) => Some(words(used)),
+        (None, most) => most.map(|most| format!("at most {}", words(most))),
+    };
+    line("processes", of(u.processes, u.processes_max, |n| n.to_string()));
+    let high = u.memory_high.map(|n| format!(", slowed down from {}", size_words(n)));
+    let memory = of(u.memory, u.memory_max, size_words);
+    line("memory", memory.map(|m| format!("{m}{}", high.unwrap_or_default())));
+    line("swap", of(u.swap.filter(|n| *n > 0 || u.swap_max.is_some()), u.swap_max, size_words));
+    let cores = u.cpu_max.map(|most| format!(", at most {} cores", most as f64 / 1e6));
+    let seconds = |micros| duration_words(i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX));
+    line("cpu", u.cpu.map(|micros| format!("{}{}", seconds(micros), cores.unwrap_or_default())));
+    let disk = of(u.disk, u.disk_max, size_words);
+    line("disk", Some(disk.unwrap_or_else(|| "takes too long to tell".into())));
 }

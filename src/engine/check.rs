@@ -205,7 +205,8 @@ fn limits(limits: &str, state: &State, plan: &Plan) -> Check {
     let high = number("memory.high");
     let max = number("memory.max").or_else(|| number("memory.limit_in_bytes"));
     let processes = plan.processes.and_then(|n| u64::try_from(n).ok());
-    let wanted = [(tasks, processes), (high, plan.memory.0), (max, plan.memory.1)];
+    let wanted = |file| plan.resources.number(file);
+    let wanted = [(tasks, processes), (high, wanted("memory.high")), (max, wanted("memory.max"))];
     let words = |n: Option<u64>| n.map_or("unlimited".into(), size_words);
     check::limits(
         format!(

@@ -78,15 +78,14 @@ impl Engine {
         let stale = self.stale(Some(name)).map_or(0, |s| audit::processes_in(s.iter()));
         let row = self.row(name, record, stale);
         let alive = State::alive(&self.layout, name).map(|(state, _)| state);
-        let usage = alive.as_ref().map(|s| cgroup::usage(&s.cgroup, &s.cgroups));
         let private = self.layout.private(name);
         let record = record.as_ref().ok();
+        let mut usage = self.usage(name, record);
+        usage.disk = usage.disk.or_else(|| tree::disk_use(&private));
         Detail {
             started: alive.as_ref().map(|s| s.started.clone()),
             uptime_seconds: alive.as_ref().and_then(|s| seconds_since(&s.started)),
-            processes: usage.and_then(|u| u.0),
-            memory: usage.and_then(|u| u.1),
-            disk: tree::disk_use(&private),
+            usage,
             fixes_missing: record
                 .filter(|r| r.hold)
                 .and_then(|r| self.fixes_missing(&r.base, r.generation).ok()),

@@ -11,6 +11,7 @@ pub mod events;
 mod home;
 pub mod init;
 pub mod inspect;
+mod limits;
 mod network;
 mod notes;
 pub mod owners;

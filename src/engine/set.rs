@@ -1,5 +1,6 @@
 //! `coloc set`, `unset` and `edit`: settings of a container, which an admin may change at any time.
 
+use rustix::fs::OFlags;
 use serde_json::Value as Json;
 
 use super::{Engine, home, owners, unit};
@@ -13,6 +14,7 @@ use crate::store::lock::{self, Subject};
 use crate::store::record::Overrides;
 use crate::store::running::State;
 use crate::store::{Name, Record};
+use crate::sys::path::{Links, open_dir, open_in};
 
 /// What a change came to.
 #[derive(Debug)]
@@ -96,9 +98,14 @@ impl Engine {
             // Now, and not when it is to start: that may be at night, and by somebody else.
             home::of_host(&self.layout, &record)?;
             self.check_network(&record, &changed)?;
+            check_mounts(&changed)?;
+            let limited = self.limits_changed(&record, &changed)?;
             self.take_effect(&record, &changed)?;
             record.save_in(&self.layout.container(name))?;
             // What runs follows the record: if it cannot now, it does at the next start.
+            if let Some(resources) = limited {
+                self.limit(name, &resources)?;
+            }
             self.network_takes_effect(&record, &changed)?;
             let running = State::alive(&self.layout, name).is_some();
             Ok(Outcome { record, changed, running })
@@ -145,6 +152,25 @@ impl Engine {
     pub fn all_settings(&self, record: &Record) -> Result<Vec<Setting>> {
         Ok(with_record(&self.effective(record)?, record))
     }
+}
+
+/// Whether what is to be mounted is there now; the start looks again.
+fn check_mounts(changed: &[Setting]) -> Result<()> {
+    let Some(Value::List(list)) = changed.iter().find(|s| s.key.name == "mounts").map(|s| &s.value)
+    else {
+        return Ok(());
+    };
+    for item in list {
+        if let Item::Mount(mount) = item {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            open_in(open_dir("/")?, &mount.source, Links::Refuse, flags, 0).map_err(|e| {
+                let what = format!("cannot mount {}", mount.source.display());
+                Error::new(Kind::Usage, format!("{what}: {}", Error::from(e)))
+                    .hint("give a directory of the host's, by a path without links")
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn with_record(effective: &Effective, record: &Record) -> Vec<Setting> {

@@ -103,11 +103,10 @@ impl Engine {
         if let Some(label) = &plan.label {
             label::load(&self.labels(name), label, &label::text(&plan, label))?;
         }
-        if let Some(most) = plan.processes {
-            cgroup::limit_processes(&cgroups, most)
-                .inspect_err(|_| cgroup::remove(&cgroups.made))?;
-        }
-        cgroup::limit_memory(&cgroups, plan.memory)
+        self.limit_disk(&record, &self.settings(&record)?)
+            .inspect_err(|_| cgroup::remove(&cgroups.made))?;
+        plan.resources
+            .apply(&cgroups.payload, &cgroups.v1)
             .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         if let Some(rules) = &plan.devices {
             devices::confine(&cgroups.payload, rules)

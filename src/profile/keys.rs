@@ -112,78 +112,85 @@ pub const KEYS: &[Key] = &[
          By TCP unless it says udp; on every address of the host's unless it names one. \
          See coloc publish in coloc(1).",
     )),
-    key(
+    now(key(
         "limits.memory",
         size(8 * MIB),
         "max",
-        "How much memory it can have. What needs more is killed.",
-    ),
-    key(
+        "How much memory it can have. What needs more is killed. max is 85 % of the host's.",
+    )),
+    now(key(
         "limits.memory.high",
         size(MIB),
         "max",
-        "From how much memory on it is slowed down and its caches are taken back.",
-    ),
-    key("limits.swap", size(0), "max", "How much of it can be swapped out, beside its memory."),
-    key(
+        "From how much memory on it is slowed down and its caches are taken back. Where nothing is \
+             said of memory, max is 70 % of the host's.",
+    )),
+    now(key(
+        "limits.swap",
+        size(0),
+        "max",
+        "How much of it can be swapped out, beside its memory.",
+    )),
+    now(key(
         "limits.cpu",
         Kind::Cores,
         "max",
         "How much processor time it can have: cores, or per cent of one.",
-    ),
-    key(
+    )),
+    now(key(
         "limits.cpu.weight",
         count(1, 10_000, ""),
         "100",
         "Its share of processor time where there is not enough for all.",
-    ),
-    key("limits.cpus", Kind::Cpus, "all", "On which processors it runs."),
-    key(
+    )),
+    now(key("limits.cpus", Kind::Cpus, "all", "On which processors it runs.")),
+    now(key(
         "limits.pids",
         count(1, 4_194_304, "max"),
         // A host has 32768 pids by default, and a desktop some 2000 threads.
         "8192",
         "How many processes and threads it can have, so that a fork bomb stays inside.",
-    ),
-    key(
+    )),
+    now(key(
         "limits.io.weight",
         count(1, 10_000, ""),
         "100",
         "Its share of disk time where there is not enough for all.",
-    ),
-    key("limits.io.rbps", Kind::List(Items::Bytes), "", "Bytes read in a second, by disk."),
-    key("limits.io.wbps", Kind::List(Items::Bytes), "", "Bytes written in a second, by disk."),
-    key("limits.io.riops", Kind::List(Items::Operations), "", "Reads in a second, by disk."),
-    key("limits.io.wiops", Kind::List(Items::Operations), "", "Writes in a second, by disk."),
-    key(
+    )),
+    now(key("limits.io.rbps", Kind::List(Items::Bytes), "", "Bytes read in a second, by disk.")),
+    now(key("limits.io.wbps", Kind::List(Items::Bytes), "", "Bytes written in a second, by disk.")),
+    now(key("limits.io.riops", Kind::List(Items::Operations), "", "Reads in a second, by disk.")),
+    now(key("limits.io.wiops", Kind::List(Items::Operations), "", "Writes in a second, by disk.")),
+    now(key(
         "limits.disk",
         size(MIB),
         "max",
         "How much disk everything of the container's can take: its private tree and its snapshots.",
-    ),
+    )),
     key(
         "limits.nofile",
         count(64, 1 << 30, "host"),
         "host",
-        "How many files a process can have open.",
+        "How many files a process can have open; host is 524288.",
     ),
     key(
         "limits.inotify.instances",
         count(1, 1 << 30, "host"),
         "host",
-        "How many watchers of files it can have.",
+        "How many watchers of files each user inside can have; host is 1024.",
     ),
     key(
         "limits.inotify.watches",
         count(1, 1 << 30, "host"),
         "host",
-        "How many files can be watched in it.",
+        "How many files each user inside can watch; host is 524288.",
     ),
     key(
         "mounts",
         Kind::List(Items::Mount),
         "",
         "Directories of the host's that are mounted inside: the host's path, the one inside, options. \
+         Links in the host's path are not followed. \
          ro: nothing can be written through it; noexec: no program on it runs; \
          idmap: ids on it are those of the container with the same numbers; \
          idmap=HOST:INSIDE: that one id of the host's, of user and group, is that one inside. \
@@ -193,7 +200,8 @@ pub const KEYS: &[Key] = &[
         "devices",
         Kind::List(Items::Device),
         "",
-        "Devices of the host's that it gets, by path or by numbers. \
+        "Devices of the host's that it gets, by path, or by numbers, which allows them without a node. \
+         Those inside have what everybody has by the node's mode. \
          A block device needs ,block after it: whoever can write to a disk past its file system \
          can become root of the host.",
     ),

@@ -14,9 +14,10 @@ mod layer;
 mod limits;
 mod oci;
 pub mod own;
+pub mod resources;
 pub mod schema;
 mod seccomp;
-pub mod settings;
+mod settings;
 pub mod spec;
 pub mod value;
 

@@ -1,20 +1,25 @@
 //! From settings to an OCI runtime spec (<https://github.com/opencontainers/runtime-spec>):
 //! the contract between profiles and the runtime, kept as `config.json` beside the record.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceBuilder,
-    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxIdMappingBuilder,
-    LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
-    LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    Capabilities, Capability, LinuxBlockIo, LinuxBuilder, LinuxCapabilitiesBuilder,
+    LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
+    LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder,
 };
 
-use super::{Limits, Mode, Settings, limits, oci, seccomp};
-use crate::error::{Error, Result};
+use super::{
+    Device, DeviceKind, Limits, Mode, MountIds, MountPoint, Settings, limits, oci, resources,
+    seccomp,
+};
+use crate::error::{Error, Kind, Result};
 use crate::store::Record;
 use crate::store::annotation::{INIT_KIND, MACHINE_ID, USER_LIMITS};
+use crate::store::record::Range;
 
 /// What the derivation needs to know beside the record.
 #[derive(Debug)]
@@ -163,7 +168,10 @@ const READ_ONLY: [&str; 4] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq"]
 /// The whole spec of one container.
 pub fn derive(record: &Record, settings: &Settings, place: &Place<'_>) -> Result<Spec> {
     let failed = |e: String| Error::failed(format!("cannot make the spec of {}: {e}", record.name));
-    let own = derive_inner(record, settings, place).map_err(|e| failed(e.to_string()))?;
+    let io = resources::io(&settings.limits)?;
+    let nodes = settings.devices.iter().map(node).collect::<Result<Vec<_>>>()?;
+    let own =
+        derive_inner(record, settings, place, io, &nodes).map_err(|e| failed(e.to_string()))?;
     let spec = oci::apply(&own, &settings.oci).map_err(|e| failed(e.to_string()))?;
     within_bounds(spec, &own).map_err(|e| failed(e.to_string()))
 }
@@ -172,19 +180,23 @@ fn derive_inner(
     record: &Record,
     settings: &Settings,
     place: &Place<'_>,
+    io: Option<LinuxBlockIo>,
+    nodes: &[Node],
 ) -> std::result::Result<Spec, oci_spec::OciSpecError> {
+    let mut resources = resources::of(&settings.limits, place.memory)?;
+    resources.set_devices(Some(allowed(nodes)?)).set_block_io(io);
     let map = LinuxIdMappingBuilder::default()
         .host_id(record.ids.start)
         .container_id(0u32)
         .size(record.ids.count)
         .build()?;
     let linux = LinuxBuilder::default()
-        .resources(resources(&settings.limits, place.memory)?)
+        .resources(resources)
         .uid_mappings(vec![map])
         .gid_mappings(vec![map])
         .namespaces(namespaces(&settings.network.mode)?)
         .cgroups_path(place.cgroup)
-        .devices(devices()?)
+        .devices(devices(nodes)?)
         .readonly_paths(READ_ONLY.map(String::from).to_vec())
         .masked_paths(MASKED.map(String::from).to_vec())
         .seccomp(seccomp::filter(settings.allow)?)
@@ -281,7 +293,45 @@ fn namespaces(network: &Mode) -> Specs<Vec<oci_spec::runtime::LinuxNamespace>> {
     kinds.into_iter().map(|k| LinuxNamespaceBuilder::default().typ(k).build()).collect()
 }
 
-fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
+/// A device of the host's, or several: with its number, and with its path if it gets a node.
+struct Node {
+    path: Option<PathBuf>,
+    block: bool,
+    major: u32,
+    minor: Option<u32>,
+}
+
+/// Looks a device of the settings up.
+fn node(device: &Device) -> Result<Node> {
+    let path = match &device.kind {
+        DeviceKind::Numbers { block, major, minor } => {
+            return Ok(Node { path: None, block: *block, major: *major, minor: *minor });
+        }
+        DeviceKind::Path(path) => path,
+    };
+    let no = |why: &str| {
+        Error::new(Kind::Usage, format!("{} is no device for a container: {why}", path.display()))
+    };
+    // Not a link: what it leads to could be another one at the next start.
+    let found = std::fs::symlink_metadata(path).map_err(|_| no("it is not there"))?;
+    let block = found.file_type().is_block_device();
+    if !block && !found.file_type().is_char_device() {
+        return Err(no("it is no device").hint("name the device itself, not a link to it"));
+    }
+    if block && !device.block {
+        return Err(no(
+            "whoever writes to a disk past its file system can become root of the host",
+        )
+        .hint(format!("if that is meant: devices+={},block", path.display())));
+    }
+    let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
+    if !block && major == 1 && [1, 2, 4, 11].contains(&minor) {
+        return Err(no("it is the host's memory or log"));
+    }
+    Ok(Node { path: Some(path.clone()), block, major, minor: Some(minor) })
+}
+
+fn devices(own: &[Node]) -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
     let device = |(name, major, minor): (&str, i64, i64)| {
         LinuxDeviceBuilder::default()
             .path(format!("/dev/{name}"))
@@ -290,22 +340,16 @@ fn devices() -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
             .minor(minor)
             .build()
     };
-    DEVICES.into_iter().map(device).collect()
-}
-
-/// The limits that are in the resources of a spec.
-fn resources(own: &Limits, memory: u64) -> Specs<LinuxResources> {
-    // 0 is "no limit" there.
-    let most = own.pids.and_then(|n| i64::try_from(n).ok()).unwrap_or(0);
-    let pids = LinuxPidsBuilder::default().limit(most).build()?;
-    let part = |percent| (memory / 100 * percent) & !0xfff;
-    let high = ("memory.high".to_string(), part(limits::MEMORY_HIGH).to_string());
-    LinuxResourcesBuilder::default()
-        .pids(pids)
-        .memory(LinuxMemoryBuilder::default().limit(part(limits::MEMORY_MAX) as i64).build()?)
-        .unified(std::collections::HashMap::from([high]))
-        .devices(allowed()?)
-        .build()
+    let given = own.iter().filter_map(|n| Some((n.path.clone()?, n.block, n.major, n.minor?)));
+    let given = given.map(|(path, block, major, minor)| {
+        LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(if block { LinuxDeviceType::B } else { LinuxDeviceType::C })
+            .major(i64::from(major))
+            .minor(i64::from(minor))
+            .build()
+    });
+    DEVICES.into_iter().map(device).chain(given).collect()
 }
 
 /// The limits of each process. All are said, as the crate would put in some of its own.
@@ -335,11 +379,11 @@ fn of_users(own: &Limits) -> String {
 }
 
 /// What may be opened: the nodes that there are, and terminals of its own. No node may be made.
-fn allowed() -> Specs<Vec<LinuxDeviceCgroup>> {
-    let rule = |major: i64, minor: Option<i64>| {
+fn allowed(own: &[Node]) -> Specs<Vec<LinuxDeviceCgroup>> {
+    let rule_of = |block: bool, major: i64, minor: Option<i64>| {
         let rule = LinuxDeviceCgroupBuilder::default()
             .allow(true)
-            .typ(LinuxDeviceType::C)
+            .typ(if block { LinuxDeviceType::B } else { LinuxDeviceType::C })
             .major(major)
             .access("rw");
         match minor {
@@ -347,12 +391,46 @@ fn allowed() -> Specs<Vec<LinuxDeviceCgroup>> {
             None => rule.build(),
         }
     };
+    let rule = |major, minor| rule_of(false, major, minor);
     let mut list = vec![LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?];
     for (_, major, minor) in DEVICES {
         list.push(rule(major, Some(minor))?);
     }
     list.extend([rule(PTMX.0, Some(PTMX.1))?, rule(PTS, None)?]);
+    for node in own {
+        list.push(rule_of(node.block, node.major.into(), node.minor.map(i64::from))?);
+    }
     Ok(list)
+}
+
+/// A mount of the host's that the settings say.
+fn own_mount(own: &MountPoint, ids: Range) -> Specs<Mount> {
+    let flags = [("ro", own.read_only), ("noexec", own.no_exec)];
+    let flags = flags.into_iter().filter(|(_, on)| *on).map(|(word, _)| word);
+    let mut options: Vec<String> =
+        ["bind", "nosuid", "nodev"].into_iter().chain(flags).map(String::from).collect();
+    let map = match own.ids {
+        MountIds::Host => None,
+        MountIds::Container => {
+            options.push("idmap".into());
+            Some((0, ids.start, ids.count))
+        }
+        MountIds::One { host, inside } => Some((host, ids.start + inside, 1)),
+    };
+    let mut mount = MountBuilder::default()
+        .destination(&own.target)
+        .typ("bind")
+        .source(&own.source)
+        .options(options);
+    if let Some((on_disk, seen, count)) = map {
+        let map = LinuxIdMappingBuilder::default()
+            .container_id(on_disk)
+            .host_id(seen)
+            .size(count)
+            .build()?;
+        mount = mount.uid_mappings(vec![map]).gid_mappings(vec![map]);
+    }
+    mount.build()
 }
 
 /// The mount of `home`: its owner's ids, one of each, and nobody else's.
@@ -429,6 +507,9 @@ fn mounts(record: &Record, settings: &Settings, place: &Place<'_>) -> Specs<Vec<
         mount("/run/host", "tmpfs", none, &["nosuid", "nodev", "mode=755", "size=64k"])?,
         mount("/sys/fs/cgroup", "cgroup2", none, &["nosuid", "nodev", "noexec"])?,
     ];
+    for own in &settings.mounts {
+        list.push(own_mount(own, record.ids)?);
+    }
     if let Some(home) = place.home {
         list.push(home_mount(home, record.ids.start)?);
     }

@@ -73,6 +73,11 @@ pub enum Request {
         /// `-n`: only the last so many.
         last: Option<u32>,
     },
+    /// `coloc top`, one moment of it.
+    Top {
+        /// `--json`
+        json: bool,
+    },
     /// `coloc stale`
     Stale {
         /// Which; all of them by default.
@@ -165,6 +170,7 @@ pub enum Verb {
     Restart,
     List,
     Status,
+    Top,
     Logs,
     Console,
     Journal,
@@ -202,6 +208,7 @@ impl Verb {
             Verb::Restart => "restart",
             Verb::List => "list",
             Verb::Status => "status",
+            Verb::Top => "top",
             Verb::Logs => "logs",
             Verb::Console => "console",
             Verb::Journal => "journal",
@@ -246,6 +253,7 @@ impl Request {
             Request::Restart { .. } => Verb::Restart,
             Request::List { .. } => Verb::List,
             Request::Status { .. } => Verb::Status,
+            Request::Top { .. } => Verb::Top,
             Request::Logs { .. } => Verb::Logs,
             Request::Console { .. } => Verb::Console,
             Request::Journal { .. } => Verb::Journal,
@@ -267,7 +275,7 @@ impl Request {
             | Request::Journal { name, .. }
             | Request::Stale { name, .. }
             | Request::Conflicts { name, .. } => name.as_slice(),
-            Request::List { .. } => &[],
+            Request::List { .. } | Request::Top { .. } => &[],
         }
     }
 
@@ -311,6 +319,7 @@ impl Request {
                 flag(take.is_some(), &format!("--take={}", take.map_or("", Side::word)));
             }
             Request::List { .. }
+            | Request::Top { .. }
             | Request::Status { .. }
             | Request::Console { .. }
             | Request::Journal { .. } => {}

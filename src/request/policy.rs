@@ -12,6 +12,7 @@ pub const OWNERS_MAY: &[Verb] = &[
     Verb::Stop,
     Verb::Restart,
     Verb::List,
+    Verb::Top,
     Verb::Status,
     Verb::Logs,
     Verb::Console,
@@ -64,13 +65,14 @@ mod tests {
     use crate::request::Member;
     use proptest::prelude::*;
 
-    const VERBS: [Verb; 31] = [
+    const VERBS: [Verb; 32] = [
         Verb::Shell,
         Verb::Exec,
         Verb::Start,
         Verb::Stop,
         Verb::Restart,
         Verb::List,
+        Verb::Top,
         Verb::Status,
         Verb::Logs,
         Verb::Console,

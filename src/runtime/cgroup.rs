@@ -145,7 +145,7 @@ fn make(dir: &Path) -> Result<()> {
 }
 
 // The files of cgroupfs are commands to the kernel, not state: they are not written atomically.
-fn set(dir: &Path, file: &str, text: &str) -> Result<()> {
+pub(super) fn set(dir: &Path, file: &str, text: &str) -> Result<()> {
     use std::io::Write;
     let path = dir.join(file);
     std::fs::OpenOptions::new()
@@ -153,30 +153,6 @@ fn set(dir: &Path, file: &str, text: &str) -> Result<()> {
         .open(&path)
         .and_then(|mut f| f.write_all(text.as_bytes()))
         .context(|| format!("cannot write {text:?} to {}", path.display()))
-}
-
-/// Lets there be `most` processes and threads in the payload. The file is the host's own: root
-/// inside cannot change it. Where the host passes the controller on nowhere there is no limit.
-pub fn limit_processes(cgroups: &Cgroups, most: i64) -> Result<()> {
-    for dir in std::iter::once(&cgroups.payload).chain(&cgroups.v1) {
-        if dir.join("pids.max").exists() {
-            set(dir, "pids.max", &most.to_string())?;
-        }
-    }
-    Ok(())
-}
-
-/// Slows the payload down above `high` bytes of memory and lets it have no more than `max`. The
-/// files are the host's own. Version 1 has no `high`.
-pub fn limit_memory(cgroups: &Cgroups, (high, max): (Option<u64>, Option<u64>)) -> Result<()> {
-    let files = [(&cgroups.payload, "memory.high", high), (&cgroups.payload, "memory.max", max)];
-    let v1 = cgroups.v1.iter().map(|dir| (dir, "memory.limit_in_bytes", max));
-    for (dir, file, bytes) in files.into_iter().chain(v1) {
-        if let Some(bytes) = bytes.filter(|_| dir.join(file).exists()) {
-            set(dir, file, &bytes.to_string())?;
-        }
-    }
-    Ok(())
 }
 
 /// Puts a process into a cgroup.
@@ -373,15 +349,6 @@ fn remove_below(dir: &Path) {
     for dir in found.iter().rev() {
         let _ = std::fs::remove_dir(dir);
     }
-}
-
-/// Use of the container now: processes, and bytes of memory.
-pub fn usage(payload: &Path, made: &[PathBuf]) -> (Option<u64>, Option<u64>) {
-    let number = |path: PathBuf| std::fs::read_to_string(path).ok()?.trim().parse().ok();
-    let v1 = |file: &str| made.iter().find_map(|dir| number(dir.join(file)));
-    let pids = number(payload.join("pids.current")).or_else(|| v1("pids.current"));
-    let memory = number(payload.join("memory.current")).or_else(|| v1("memory.usage_in_bytes"));
-    (pids, memory)
 }
 
 #[cfg(test)]

@@ -96,6 +96,8 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
         Step::ProveLocked { target } => prove_locked(target)?,
         Step::Device { target } => {
             let node = take(hands, target)?;
+            // Such as /dev/net, for its tun.
+            directory(target.parent().unwrap_or(Path::new("/dev")))?;
             mount::attach(&node, empty_file(target)?)?;
         }
         Step::Link { at, to } => rustix::fs::symlink(to, at).named(|| "symlink".into())?,

@@ -165,10 +165,10 @@ mod tests {
             own_network: true,
             ids: (100_000, 65536),
             processes: None,
+            resources: crate::runtime::resources::Resources::default(),
             label: Some("coloc_a".into()),
             devices: None,
             limits: Vec::new(),
-            memory: (None, None),
             hooks: Default::default(),
         }
     }

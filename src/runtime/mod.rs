@@ -21,6 +21,7 @@ pub mod plan;
 pub mod probe;
 pub mod protocol;
 pub mod relay;
+pub mod resources;
 pub mod seccomp;
 pub mod swap;
 

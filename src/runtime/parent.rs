@@ -132,8 +132,9 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
     let userns = locked::user_namespace(pid)?;
     let mut binds = Vec::new();
     for handed in &plan.handed {
-        if let Handed::Bind { source, attr, ids, .. } = handed {
-            let directory = open_source(source, *ids)?;
+        if let Handed::Bind { source, target, attr, ids } = handed {
+            let directory = open_source(source, target, *ids)
+                .map_err(|e| e.context(format!("cannot mount {}", source.display())))?;
             let copy = match ids {
                 Ids::Same => locked::copy(directory, *attr, None),
                 Ids::Container => locked::copy(directory, *attr, Some(&userns)),
@@ -152,23 +153,30 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
             Handed::Bind { .. } => {
                 locked.next().ok_or_else(|| Error::failed("a locked mount is missing"))?
             }
-            Handed::Device { target, rdev } => device(target, *rdev)?,
+            Handed::Device { target, rdev, block } => device(target, *rdev, *block)?,
         });
     }
     Ok(fds)
 }
 
-/// The directory that a bind mount is made of. Somebody's home may lie where others can move
-/// things: it is looked up without links, and has to be theirs.
-fn open_source(source: &Path, ids: Ids) -> Result<OwnedFd> {
-    let Ids::Person { uid, .. } = ids else { return Ok(open_dir(source)?) };
+/// The directory that a bind mount is made of. All but the container's tree and its `/usr`, which
+/// are coloc's own, may lie where members can move things: it is looked up without links. What a
+/// person sees at its own path is their home, and has to be theirs.
+fn open_source(source: &Path, target: &Path, ids: Ids) -> Result<OwnedFd> {
+    if [Path::new("/"), Path::new("/usr")].contains(&target) {
+        return Ok(open_dir(source)?);
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let found = sys::path::open_in(open_dir("/")?, source, sys::path::Links::Refuse, flags, 0)
         .map_err(|e| match e.errno() {
             libc::ELOOP => Error::from(e)
-                .hint("a link is in its path; put the path without links in the host's passwd"),
+                .hint("a link is in its path; name the place itself, a home in the host's passwd"),
             _ => e.into(),
         })?;
+    let Ids::Person { uid, .. } = ids else { return Ok(found) };
+    if source != target {
+        return Ok(found);
+    }
     let stat = rustix::fs::fstat(&found).named(|| format!("fstat({source:?})"))?;
     if stat.st_uid == uid.0 {
         return Ok(found);
@@ -177,16 +185,17 @@ fn open_source(source: &Path, ids: Ids) -> Result<OwnedFd> {
         Kind::State,
         format!("{} belongs to uid {}, not to {}", source.display(), stat.st_uid, uid.0),
     )
-    .hint("only somebody's own home can be shared"))
+    .hint("at its own path only what belongs to that user can be mounted"))
 }
 
 /// A bind mount of a device node of the host, once it is seen to be that device.
-fn device(path: &Path, (major, minor): (u32, u32)) -> Result<OwnedFd> {
+fn device(path: &Path, (major, minor): (u32, u32), block: bool) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let node =
         rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?}, O_PATH)"))?;
     let stat = rustix::fs::fstat(&node).named(|| format!("fstat({path:?})"))?;
-    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device()
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    let is_device = (if block { kind.is_block_device() } else { kind.is_char_device() })
         && stat.st_rdev == rustix::fs::makedev(major, minor);
     if !is_device {
         return Err(Error::new(
@@ -211,7 +220,8 @@ fn look_from_outside(plan: &Plan, pid: i32) -> Result<()> {
         let root = open_dir(format!("/proc/{pid}/root"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let seen = sys::path::open_in(&root, target, sys::path::Links::Refuse, flags, 0)?;
-        let (inside, base) = (mount::look(&seen)?, mount::look(open_source(source, *ids)?)?);
+        let (inside, base) =
+            (mount::look(&seen)?, mount::look(open_source(source, target, *ids)?)?);
         if inside.file != base.file || !inside.attr.has(*attr) {
             return Err(Error::failed(format!("{} inside is not the host's", target.display())));
         }

@@ -4,12 +4,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
 use super::InitKind;
 use super::devices::{self, Rule};
 use super::hooks::Hooks;
 use super::limits::{self, Limit};
+use super::resources::Resources;
 use super::seccomp::{self, Summary};
 use crate::error::{Error, Kind, Result};
 use crate::store::annotation::{INIT_KIND, MACHINE_ID, USER_LIMITS};
@@ -139,6 +140,8 @@ pub enum Handed {
         target: PathBuf,
         /// Major and minor number that it must have.
         rdev: (u32, u32),
+        /// Whether it is a block device.
+        block: bool,
     },
 }
 
@@ -181,14 +184,14 @@ pub struct Plan {
     pub ids: (u32, u32),
     /// How many processes there may be.
     pub processes: Option<i64>,
+    /// What it can use up, those processes included.
+    pub resources: Resources,
     /// The AppArmor profile that it is under, where the host has AppArmor.
     pub label: Option<String>,
     /// The only devices that it may open; None for no such limit.
     pub devices: Option<Vec<Rule>>,
     /// What a process of it may have at most.
     pub limits: Vec<Limit>,
-    /// Bytes of memory above which it is slowed down, and those that it cannot have.
-    pub memory: (Option<u64>, Option<u64>),
     /// Programs to run at points of its life.
     pub hooks: Hooks,
 }
@@ -239,7 +242,8 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     }
     for device in linux.devices().iter().flatten() {
         let rdev = (device.major() as u32, device.minor() as u32);
-        handed.push(Handed::Device { target: device.path().clone(), rdev });
+        let block = device.typ() == LinuxDeviceType::B;
+        handed.push(Handed::Device { target: device.path().clone(), rdev, block });
     }
     let hooks = Hooks::of(spec, root.parent().unwrap_or(root));
     let run = |point: &'static str| hooks.at(point).next().map(|_| Step::Hooks(point));
@@ -299,32 +303,18 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
     let label = process.apparmor_profile().clone();
     let limits = limits::limits(process.rlimits().as_deref().unwrap_or_default());
-    let memory = memory(linux.resources().as_ref())?;
     Ok(Plan {
         handed,
         steps,
         own_network,
         ids: (map.host_id(), map.size()),
         processes,
+        resources: Resources::of(linux.resources().as_ref()),
         label,
         devices: rules,
         limits,
-        memory,
         hooks,
     })
-}
-
-/// The bytes of memory above which it is slowed down, and those that it cannot have.
-fn memory(resources: Option<&LinuxResources>) -> Result<(Option<u64>, Option<u64>)> {
-    let max = resources.and_then(|r| r.memory().as_ref()).and_then(|m| m.limit());
-    let max = max.and_then(|n| u64::try_from(n).ok());
-    let high = resources.and_then(|r| r.unified().as_ref()).and_then(|u| u.get("memory.high"));
-    let number = |text: &String| {
-        text.parse::<u64>().map_err(|_| {
-            Error::new(Kind::Damaged, format!("memory.high in the spec is no number: {text:?}"))
-        })
-    };
-    Ok((high.map(number).transpose()?, max))
 }
 
 /// Whether a spec's network is the container's own.
@@ -515,7 +505,7 @@ impl fmt::Display for Handed {
                     }
                 }
             }
-            Handed::Device { target, rdev } => {
+            Handed::Device { target, rdev, .. } => {
                 write!(f, "check that {} is device {}:{}", target.display(), rdev.0, rdev.1)
             }
         }

@@ -2,14 +2,16 @@
 //! documented in coloc(1) and do not change their meaning.
 
 pub mod check;
+pub mod top;
 
 use std::net::IpAddr;
 
 use crate::store::Name;
 use crate::store::record::Range;
+use crate::store::usage::Usage;
 
 /// A container's state in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
     /// Its init runs.
@@ -78,12 +80,9 @@ pub struct Detail {
     pub started: Option<String>,
     /// For how long it has run.
     pub uptime_seconds: Option<i64>,
-    /// Processes in it.
-    pub processes: Option<u64>,
-    /// Bytes of memory that it is charged for.
-    pub memory: Option<u64>,
-    /// Bytes on disk of its private tree; None if that took too long to tell.
-    pub disk: Option<u64>,
+    /// What it uses, and may.
+    #[serde(flatten)]
+    pub usage: Usage,
     /// For a held one, in how many packages it lacks a security fix that its base has.
     pub fixes_missing: Option<usize>,
     /// Files that it and its base have changed, each in another way, for somebody to decide.

@@ -31,6 +31,7 @@ pub mod lock;
 pub mod name;
 pub mod record;
 pub mod running;
+pub mod usage;
 
 pub use config::Config;
 pub use layout::Layout;

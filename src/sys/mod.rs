@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "the one module that may; the rest of the crate denies it")]
 
 pub mod bpf;
+pub mod clock;
 pub mod clone;
 pub mod fdpass;
 pub mod file;
@@ -15,6 +16,7 @@ pub mod mountinfo;
 pub mod net;
 pub mod path;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod tty;
 

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod file;
 pub mod inside;
 pub mod manifest;
+pub mod quota;
 pub mod sync;
 
 use std::os::unix::process::CommandExt;

@@ -15,6 +15,7 @@ mod escape;
 mod filter;
 mod home;
 mod life;
+mod limits;
 mod member;
 mod network;
 mod profile;

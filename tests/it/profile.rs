@@ -158,10 +158,12 @@ fn what_is_edited_is_checked_before_it_is_kept() {
 #[test]
 fn a_running_container_is_told_what_waits() {
     let c = Container::started(store(), "waits", &["--profile", "room"]);
-    let said = c.ok("set", &["pids=55"]);
-    assert!(said.contains("limits.pids = 55, at the next start"), "{said}");
+    let said = c.ok("set", &["nofile=4096", "pids=55"]);
+    assert!(said.contains("limits.nofile = 4096, at the next start"), "{said}");
+    assert!(!said.contains("limits.pids = 55, at"), "{said}");
     c.ok("restart", &[]);
     assert!(c.run("check", &[]).text().contains("processes 55"));
+    assert_eq!(c.root_sh("ulimit -Hn").ok(), "4096\n");
 }
 
 #[test]

@@ -1,0 +1,170 @@
+//! What a container can use up: said in settings, kept by the kernel, changed while it runs.
+
+use serde_json::Value;
+
+use crate::common::{Container, Store, coloc, mini_tree, sh, store, turn};
+
+fn sample(c: &Container<'_>) -> Value {
+    let all = c.store.json(&["top", "--json"]);
+    all.as_array().unwrap().iter().find(|s| s["name"] == c.name.as_str()).unwrap().clone()
+}
+
+#[test]
+fn limits_are_kept_and_changed_while_it_runs() {
+    let c = Container::started(store(), "limited", &["--profile", "room"]);
+    let whole = c.status()["memory_max"].as_u64().unwrap();
+    let said = c.ok("set", &["memory=64M", "cpu=50%", "cpu.weight=300", "pids=40", "cpus=0"]);
+    assert!(!said.contains("at the next start"), "{said}");
+    let limited = |c: &Container<'_>| {
+        let status = c.status();
+        assert_eq!(status["memory_max"], 64 << 20, "{status}");
+        assert_eq!(status["cpu_max"], 500_000);
+        assert_eq!(status["processes_max"], 40);
+        assert_eq!(
+            c.root_sh("grep -o 'Cpus_allowed_list.*' /proc/self/status").ok(),
+            "Cpus_allowed_list:\t0\n"
+        );
+    };
+    limited(&c);
+    // What needs more is killed, and the rest goes on.
+    assert_eq!(c.root_sh("tail /dev/zero").code, 137);
+    // Fork bombs end at the limit.
+    let out = c.root_sh("for i in $(seq 60); do sleep 3 & done; wait");
+    assert!(out.stderr.contains("fork") || out.stderr.contains("Resource"), "{}", out.stderr);
+    c.ok("restart", &[]);
+    limited(&c);
+    let shown = c.store.ok(&["status", &c.name]);
+    assert!(shown.contains("of 64.0 MiB") && shown.contains("of 40"), "{shown}");
+    assert!(c.store.ok(&["plan", &c.name]).contains("limit memory.max = 67108864"));
+
+    c.ok("unset", &["memory", "cpu", "cpus"]);
+    let status = c.status();
+    assert_eq!((&status["memory_max"], &status["cpu_max"]), (&whole.into(), &Value::Null));
+    assert_eq!(status["processes_max"], 40);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_nothing_changes() {
+    let c = Container::create(store(), "impossible", &["--profile", "room"]);
+    let before = c.store.json(&["show", &c.name, "--json"]);
+    for bad in [
+        "memory=1K",
+        "memory=much",
+        "cpu=0",
+        "cpu.weight=0",
+        "cpus=banana",
+        "pids=0",
+        "io.weight=10001",
+        "io.rbps=/dev/null:1M",
+        "io.rbps=/dev/no-such-disk:1M",
+        "io.wiops=4095:77:5",
+        "disk=12",
+    ] {
+        let said = c.store.fails(2, &["set", &c.name, bad]);
+        assert!(said.contains("hint: "), "{bad}: {said}");
+    }
+    // One bad word, and none of the others counts.
+    c.store.fails(2, &["set", &c.name, "memory=64M", "pids=0"]);
+    assert_eq!(c.store.json(&["show", &c.name, "--json"]), before);
+}
+
+#[test]
+fn top_shows_who_uses_what() {
+    let c = Container::started(store(), "busy", &["--profile", "room"]);
+    let first = sample(&c);
+    c.root_sh("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done").ok();
+    let second = sample(&c);
+    let cpu = |s: &Value| s["cpu"].as_u64().unwrap();
+    assert!(cpu(&second) > cpu(&first) + 10_000, "{first} {second}");
+    assert!(second["at"].as_u64() > first["at"].as_u64());
+    assert!(second["memory"].as_u64().unwrap() > 0 && second["processes"].as_u64().unwrap() > 0);
+    for sort in ["cpu", "memory", "io", "processes", "disk", "network", "stale", "name"] {
+        let table = c.store.ok(&["top", "--once", "--sort", sort]);
+        assert!(table.starts_with("NAME") && table.contains(&c.name), "{table}");
+    }
+    let said = c.store.fails(2, &["top"]);
+    assert!(said.contains("--once"), "{said}");
+}
+
+/// Where the kernel has project quotas a container ends at its own; elsewhere that is said.
+#[test]
+fn a_disk_is_limited_or_it_is_said_why_not() {
+    let store = Store::empty("quota");
+    let disk = store.root.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let tree = mini_tree(&store.root);
+    let (root, coloc, at) = (store.root.display(), coloc().display(), disk.display());
+    let turn = turn();
+    let out = sh(&format!(
+        "exec unshare -m sh -c '\
+         truncate -s 100M {root}/image && \
+         mkfs.ext4 -q -m 0 -O quota,project -E quotatype=prjquota {root}/image || exit 99; \
+         mount -o loop,prjquota {root}/image {at} && echo quota || \
+         {{ tune2fs -O ^quota,^project {root}/image >&2; mount -o loop {root}/image {at} || exit 98; }}; \
+         c=\"{coloc} --root {at}\"; $c init --containers 2 >&2 || exit 97; \
+         cat {at}/etc/coloc/coloc.json > {root}/config; \
+         $c base create b --from {tree} >&2 || exit 96; \
+         $c create x --init builtin --base b >&2 || exit 95; $c start x >&2 || exit 94; \
+         $c set x disk=8M; echo set $?; \
+         $c exec x --user root -- sh -c \"dd if=/dev/zero of=/root/fill bs=1M count=20\"; echo fill $?; \
+         $c status x | grep ^disk; $c unset x disk >&2; $c stop x >&2; $c delete x >&2'"
+    ));
+    drop(turn);
+    let text = std::fs::read_to_string(store.root.join("config")).unwrap_or_default();
+    if let Ok(config) = serde_json::from_str::<Value>(&text) {
+        let line = format!("coloc:{}:{}", config["ids"]["start"], config["ids"]["count"]);
+        std::fs::write(store.root.join("claim"), line).unwrap();
+    }
+    let (said, text) = (out.stderr.clone(), out.ok());
+    if text.starts_with("quota") {
+        assert!(text.contains("set 0") && text.contains("fill 1"), "{text}{said}");
+        assert!(text.contains("of 8.0 MiB"), "{text}");
+    } else {
+        assert!(said.contains("keeps no project quotas") && said.contains("tune2fs"), "{said}");
+        assert!(text.contains("fill 0") && !text.contains("of 8.0 MiB"), "{text}");
+    }
+}
+
+#[test]
+fn directories_and_devices_of_the_host_are_inside_if_said_so() {
+    let store = store();
+    let dir = store.root.join("mirror");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "text\n").unwrap();
+    std::os::unix::fs::symlink(&dir, store.root.join("link")).unwrap();
+    let c = Container::create(store, "mounts", &["--profile", "room"]);
+    let of = |options: &str| format!("mounts+={}:/mnt/mirror{options}", dir.display());
+    for bad in [
+        format!("mounts+={}/link:/mnt/x", store.root.display()),
+        format!("mounts+={}/none:/mnt/x", store.root.display()),
+        format!("mounts+={}:/usr/x", dir.display()),
+        "mounts+=/proc:/mnt/x".into(),
+        "devices+=/dev/no-such".into(),
+        "devices+=/dev/mem".into(),
+        "devices+=/dev/stdin".into(),
+    ] {
+        let said = c.store.fails(2, &["set", &c.name, &bad]);
+        assert!(said.contains("hint: "), "{bad}: {said}");
+    }
+    c.ok("set", &[&of(":ro")]);
+    c.ok("start", &[]);
+    assert_eq!(
+        c.root_sh("cat /mnt/mirror/file; stat -c %U /mnt/mirror/file").ok(),
+        "text\nnobody\n"
+    );
+    assert_ne!(c.root_sh("touch /mnt/mirror/new").code, 0);
+    assert_ne!(c.root_sh("mount -o remount,rw,bind /mnt/mirror && touch /mnt/mirror/new").code, 0);
+
+    c.ok("set", &[&of(":idmap"), "devices+=/dev/net/tun"]);
+    c.ok("restart", &[]);
+    c.root_sh("touch /mnt/mirror/new && chown 7:7 /mnt/mirror/new").ok();
+    let new = std::fs::metadata(dir.join("new")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&new), 7);
+    if std::path::Path::new("/dev/net/tun").exists() {
+        assert!(c.root_sh("stat -c %t:%T /dev/net/tun; : < /dev/net/tun").ok().starts_with("a:c8"));
+    }
+    c.ok("unset", &["mounts", "devices"]);
+    c.ok("restart", &[]);
+    assert_ne!(c.root_sh("cat /mnt/mirror/file").code, 0);
+    assert_ne!(c.root_sh("test -e /dev/net/tun").code, 0);
+}
