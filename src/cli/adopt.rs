@@ -46,7 +46,7 @@ pub(super) fn run(engine: &Engine, args: &AdoptArgs) -> Result<ExitCode> {
     }
     Ok(ui::each(&names, |name| {
         if args.pending {
-            engine.run_pending(name);
+            engine.run_pending_at_start(name);
             return Ok(());
         }
         let (landing, generation) = engine.adopt(name, args.to)?;

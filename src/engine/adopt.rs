@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::report::ContainerReport;
@@ -113,8 +113,10 @@ fn collect(share: &[Name], worker: Result<Child>) -> Vec<ContainerReport> {
     reports
 }
 
-/// For how long a command of coloc's own may run in a container.
+/// For how long commands of coloc's own may run in a container, all of an adoption's together.
 const INSIDE_LIMIT: Duration = Duration::from_secs(120);
+/// The same as a part of its unit's start, which systemd gives less time than that.
+const AT_START: Duration = Duration::from_secs(75);
 
 /// How often a plan is made anew because the member's files change all the time.
 const PLANS: usize = 5;
@@ -418,8 +420,18 @@ impl Engine {
     }
 
     /// Runs in the container what its last adoption left to be run; gives a line for each that
-    /// went wrong. A container that does not run, or is frozen, keeps it for its next start.
+    /// went wrong. A container that does not run, or is frozen, keeps it for its next start, and
+    /// so does one where it failed, if no start does it anyway.
     pub fn run_pending(&self, name: &Name) -> Vec<String> {
+        self.run_pending_within(name, INSIDE_LIMIT)
+    }
+
+    /// The same as a part of a start.
+    pub fn run_pending_at_start(&self, name: &Name) {
+        self.run_pending_within(name, AT_START);
+    }
+
+    fn run_pending_within(&self, name: &Name, limit: Duration) -> Vec<String> {
         let pending = self.pending_inside(name);
         if pending.is_empty() {
             return Vec::new();
@@ -428,15 +440,46 @@ impl Engine {
             Some((state, _)) if !cgroup::frozen(&state.cgroup) => {}
             _ => return Vec::new(),
         }
-        let mut notes = Vec::new();
-        for inside in &pending {
-            let command = command(*inside);
-            if !self.run_quietly(name, command, INSIDE_LIMIT) {
+        let end = Instant::now() + limit;
+        // A systemd that is starting empties /tmp, and takes their files from those who are
+        // faster: update-ca-certificates fails so. One that never says it is up is not waited
+        // for in vain for long.
+        let _ = self.wait_for_boot(name, limit / 2);
+        let (mut notes, mut done) = (Vec::new(), Vec::new());
+        for inside in pending {
+            let command = command(inside);
+            let left = end.saturating_duration_since(Instant::now());
+            let well = !left.is_zero() && self.run_quietly(name, command, left);
+            if !well {
                 notes.push(format!("`{}` inside failed", command.join(" ")));
             }
+            if well || each_start_does(inside) {
+                done.push(inside);
+            }
         }
-        let _ = std::fs::remove_file(self.pending_file(name));
+        if let Err(e) = self.forget_pending(name, &done) {
+            notes.push(e.to_string());
+        }
         notes
+    }
+
+    /// Takes away what is done. What an adoption has noted meanwhile stays.
+    fn forget_pending(&self, name: &Name, done: &[Inside]) -> Result<()> {
+        let mut all = self.pending_inside(name);
+        all.retain(|inside| !done.contains(inside));
+        let file = self.pending_file(name);
+        match all.is_empty() {
+            true => Ok(std::fs::remove_file(&file)?),
+            false => atomic::write_json(&file, &all, 0o600),
+        }
+    }
+}
+
+/// Whether a container's init does it by itself when it starts, so that it need not be kept.
+fn each_start_does(inside: Inside) -> bool {
+    match inside {
+        Inside::Tmpfiles | Inside::DaemonReload => true,
+        Inside::Ldconfig | Inside::CaCertificates => false,
     }
 }
 

@@ -100,6 +100,14 @@ impl Engine {
     /// Waits until the init of a running container says that it is up, for at most `limit`;
     /// gives systemd's word for its state, or None for an init that says nothing.
     pub fn wait_until_up(&self, name: &Name, limit: Duration) -> Result<Option<String>> {
+        match self.wait_for_boot(name, limit)? {
+            true => self.system_state(name).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The same, but for systemd's word: whether it is an init that says that it is up.
+    pub(super) fn wait_for_boot(&self, name: &Name, limit: Duration) -> Result<bool> {
         let begun = Instant::now();
         let marker = self.layout.run_of(name).join(BOOTED);
         loop {
@@ -108,10 +116,10 @@ impl Engine {
                     .hint(format!("see what it said: coloc logs {name}")));
             };
             if InitKind::of_word(&state.init_kind) != InitKind::Systemd {
-                return Ok(None);
+                return Ok(false);
             }
             if marker.exists() {
-                return self.system_state(name).map(Some);
+                return Ok(true);
             }
             if begun.elapsed() > limit || cgroup::frozen(&state.cgroup) {
                 return Err(Error::failed(format!("{name} is not up after {} s", limit.as_secs()))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Container, Store, kill, run, run_within, sh, until};
+use crate::common::{Container, Store, debian, kill, run, run_within, sh, until};
 use crate::update::old_store;
 
 /// A change that an eye can follow: the same word in /usr and in /etc.
@@ -696,4 +696,35 @@ fn held_then_adopted(archive: &Archive<'_>, c: &Container<'_>, off: &Container<'
     let conf = std::fs::read_to_string(off.private("etc/one-thing.conf")).unwrap();
     assert_eq!(conf, "of 2\n");
     assert_clean(c);
+}
+
+/// A systemd that starts empties /tmp under the tools that an adoption left to be run.
+#[test]
+fn what_an_update_left_for_a_start_waits_for_it_and_is_kept_while_it_fails() {
+    let store = debian("pending", 2);
+    let c = Container::started(&store, "certs", &[]);
+    let tool = "#!/bin/sh\nsystemctl is-system-running >> /root/ran\ntest -e /root/again\n";
+    c.root_sh(&format!(
+        "cp $(ls /usr/share/ca-certificates/mozilla/*.crt | head -1) \
+            /usr/local/share/ca-certificates/own.crt
+         printf '{tool}' > /usr/local/sbin/update-ca-certificates
+         chmod 755 /usr/local/sbin/update-ca-certificates",
+    ))
+    .ok();
+    let pending = store.state(&format!("containers/{}/pending.json", c.name));
+    let ran = || std::fs::read_to_string(c.private("root/ran")).unwrap_or_default();
+
+    c.ok("stop", &[]);
+    let fewer = "rm $(ls /usr/share/ca-certificates/mozilla/*.crt | tail -1); \
+                 update-ca-certificates";
+    store.ok(&["base", "shell", "debian", "--", "sh", "-c", fewer]);
+    assert!(pending.exists() && ran().is_empty());
+    c.ok("start", &[]);
+    assert!(["running\n", "degraded\n"].contains(&ran().as_str()), "{}", ran());
+    assert!(pending.exists(), "what failed is forgotten");
+
+    c.root_sh("touch /root/again").ok();
+    c.ok("restart", &[]);
+    assert_eq!(ran().lines().count(), 2, "{}", ran());
+    assert!(!pending.exists());
 }
