@@ -313,7 +313,8 @@ fn node(device: &Device) -> Result<Node> {
         Error::new(Kind::Usage, format!("{} is no device for a container: {why}", path.display()))
     };
     // Not a link: what it leads to could be another one at the next start.
-    let found = std::fs::symlink_metadata(path).map_err(|_| no("it is not there"))?;
+    let found = std::fs::symlink_metadata(path)
+        .map_err(|_| no("it is not there").hint("see what devices the host has: ls /dev"))?;
     let block = found.file_type().is_block_device();
     if !block && !found.file_type().is_char_device() {
         return Err(no("it is no device").hint("name the device itself, not a link to it"));
@@ -326,7 +327,7 @@ fn node(device: &Device) -> Result<Node> {
     }
     let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
     if !block && major == 1 && [1, 2, 4, 11].contains(&minor) {
-        return Err(no("it is the host's memory or log"));
+        return Err(no("it is the host's memory or log").hint("no container gets those"));
     }
     Ok(Node { path: Some(path.clone()), block, major, minor: Some(minor) })
 }

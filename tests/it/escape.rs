@@ -200,7 +200,7 @@ const POWERS: &[(&str, &str)] = &[
         "perl -e 'use Socket; socket S, AF_UNIX, SOCK_STREAM, 0; \
          exit !connect S, pack_sockaddr_un(\"\\0$ENV{ABSTRACT}\")'",
     ),
-    ("host-network", "tail -n +3 /proc/net/dev | grep -v lo:"),
+    ("host-network", "tail -n +3 /proc/net/dev | grep -vE '^ *(lo|host0):'"),
     ("broker-socket", "test -e /run/coloc/coloc.sock"),
     ("real-time", "chrt -f 99 true"),
     ("more-than-its-share", "renice -n -20 $$"),
@@ -476,7 +476,7 @@ fn what_the_kernel_counts_by_user_is_counted_for_each_container() {
     assert_eq!(c.root_sh(&format!("ulimit -n 9999; {many}")).ok(), "few");
     assert!(c.root_sh("grep -w devpts /proc/self/mounts").ok().contains("max=512"));
     let plan = c.store.ok(&["plan", &c.name]);
-    assert!(plan.contains("slow down above") && plan.contains("nofile 1024:524288"), "{plan}");
+    assert!(plan.contains("limit memory.high") && plan.contains("nofile 1024:524288"), "{plan}");
 }
 
 #[test]

@@ -199,5 +199,5 @@ fn a_profile_can_allow_io_uring() {
     let plan = free.store.ok(&["plan", &free.name]);
     assert!(!plan.contains("io_uring_setup") && plan.contains("kexec_load"), "{plan}");
     std::fs::write(dir.join("bad.json"), r#"{"allow": {"uring": true}}"#).unwrap();
-    c.store.fails(7, &["create", "x", "--profile", "bad"]);
+    c.store.fails(2, &["create", "x", "--profile", "bad"]);
 }

@@ -158,7 +158,7 @@ fn the_network_is_private_or_the_hosts() {
     let here = std::fs::read_to_string("/proc/net/dev").unwrap();
     let inside = |c: &Container<'_>| interfaces(&c.root(&["cat", "/proc/net/dev"]).ok());
     assert_eq!(inside(&host), interfaces(&here));
-    assert_eq!(inside(&own), ["lo"]);
+    assert_eq!(inside(&own), ["host0", "lo"]);
     let lo = own.root(&["ip", "-o", "link", "show", "lo"]).ok();
     assert!(lo.contains("UP"), "{lo}");
 }

@@ -212,8 +212,7 @@ fn a_port_somebody_listens_on_is_not_taken() {
         store.fails(2, &["publish", "one", bad]);
     }
     store.ok(&["create", "host", "--profile", "room", "--network", "host"]);
-    store.run(&["publish", "host", "81:81"]).stderr.find("published").unwrap_or_default();
-    assert_ne!(store.run(&["publish", "host", "81:81"]).code, 0);
+    assert_ne!(store.run(&["publish", "host", "81:81"]).code, 0, "it has the host's ports");
 }
 
 #[test]
@@ -228,7 +227,8 @@ fn neighbours_reach_each_other_only_if_both_are_to() {
     world.ok(&store, &["set", "one", "network.neighbours=true"]);
     assert_eq!(world.fetch(&store, "two", &one), "");
     world.ok(&store, &["set", "two", "network.neighbours=true"]);
-    assert_eq!(world.fetch(&store, "two", &one), "one");
+    // Its kernel has just given up looking for that address, and does so for some seconds.
+    until("two reaches one", || world.fetch(&store, "two", &one) == "one");
     world.ok(&store, &["set", "one", "network.neighbours=false"]);
     assert_eq!(world.fetch(&store, "two", &one), "");
 }
@@ -405,7 +405,7 @@ fn whatever_kills_a_start_or_a_stop_nothing_is_left() {
     let status = world.json(&store, &["status", "one", "--json"]);
     kill(status["supervisor_pid"].as_i64().unwrap());
     kill(status["pid"].as_i64().unwrap());
-    until("its device is gone", || !world.sh("ip -o link").contains("@if2"));
+    until("its device is gone", || !world.sh("ip -o link").contains(": cl"));
     world.ok(&store, &["set", "one", "hold=true"]);
     assert_eq!(world.everything(), before);
 }

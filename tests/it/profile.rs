@@ -73,10 +73,10 @@ fn settings_are_set_shown_and_unset() {
     let memory = shown(&c, "limits.memory");
     assert_eq!(memory["value"], json!(1536u64 << 20));
     assert_eq!(memory["origin"]["from"], "container");
-    let said = c.ok("set", &["cpu=150%", "mount+=/srv/a:/mnt/a:ro", "publish=8080:80"]);
+    let said = c.ok("set", &["cpu=150%", "mount+=/srv:/mnt/a:ro", "publish=8080:80"]);
     assert!(said.contains("limits.cpu = 1.5"), "{said}");
     assert_eq!(shown(&c, "limits.cpu")["value"], json!(1.5));
-    assert_eq!(shown(&c, "mounts")["value"], json!(["/srv/a:/mnt/a:ro"]));
+    assert_eq!(shown(&c, "mounts")["value"], json!(["/srv:/mnt/a:ro"]));
     c.ok("set", &["mount-=/mnt/a"]);
     assert_eq!(shown(&c, "mounts")["value"], json!([]));
     c.ok("unset", &["memory", "cpu"]);
@@ -230,7 +230,7 @@ fn service_serves_and_has_no_user_namespaces() {
     let bound = numbers(&c.root_sh("cat /proc/1/status").ok(), "CapBnd:");
     let member = Container::started(store(), "no-service", &["--init", "builtin"]);
     let all = numbers(&member.root_sh("cat /proc/1/status").ok(), "CapBnd:");
-    assert!(bound & !all == 0 && bound.count_ones() == 16, "{bound:x} of {all:x}");
+    assert!(bound & !all == 0 && bound.count_ones() == 15, "{bound:x} of {all:x}");
     assert_eq!(member.root_sh("unshare --user true").code, 0);
 }
 
@@ -279,16 +279,22 @@ fn in_crun(c: &Container, then: &str) -> crate::common::Out {
     );
     let mut command = std::process::Command::new("unshare");
     command.args(["-m", "sh", "-c", &script]);
-    let mut spec = c.ok("spec", &[]);
+    let mut json: Value = serde_json::from_str(&c.ok("spec", &[])).unwrap();
+    // Limits need controllers of v2, which a hybrid host has not.
+    let host = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if host.contains(" - cgroup cgroup ") {
+        json["linux"]["resources"]["memory"] = json!({});
+        json["linux"]["resources"]["unified"] = json!({});
+    }
     // crun raises a limit of its own before it puts a list of devices in front of a cgroup. Where
     // that is forbidden even to root, in a container for one, it can boot none with such a list.
     const SYS_RESOURCE: u64 = 1 << 24;
     let own = std::fs::read_to_string("/proc/self/status").unwrap();
     if numbers(&own, "CapEff:") & SYS_RESOURCE == 0 {
-        let mut json: Value = serde_json::from_str(&spec).unwrap();
         json["linux"]["resources"]["devices"] = json!([]);
-        spec = json.to_string();
+        json["process"]["rlimits"] = json!([]);
     }
+    let spec = json.to_string();
     crate::common::run_within(command, spec.as_bytes(), std::time::Duration::from_secs(120))
 }
 
