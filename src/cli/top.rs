@@ -26,38 +26,13 @@ pub(super) struct TopArgs {
     every: u64,
     /// By what the lines are sorted.
     #[arg(long, default_value = "cpu")]
-    sort: By,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum By {
-    Cpu,
-    Memory,
-    Io,
-    Processes,
-    Disk,
-    Network,
-    Stale,
-    Name,
+    sort: Sort,
 }
 
 impl TopArgs {
     /// The request for one moment, if it is only that.
     pub(super) fn request(&self) -> Option<Request> {
         self.json.then_some(Request::Top { json: true })
-    }
-
-    fn sort(&self) -> Sort {
-        match self.sort {
-            By::Cpu => Sort::Cpu,
-            By::Memory => Sort::Memory,
-            By::Io => Sort::Io,
-            By::Processes => Sort::Processes,
-            By::Disk => Sort::Disk,
-            By::Network => Sort::Network,
-            By::Stale => Sort::Stale,
-            By::Name => Sort::Name,
-        }
     }
 }
 
@@ -73,7 +48,7 @@ pub(super) fn run(layout: &Layout, args: &TopArgs) -> Result<ExitCode> {
         let before = samples(layout)?;
         std::thread::sleep(Duration::from_secs(1));
         let now = samples(layout)?;
-        ui::print(&table(&lines(&before, &now, args.sort())));
+        ui::print(&table(&lines(&before, &now, args.sort)));
         return Ok(ExitCode::SUCCESS);
     }
     if ui::screen().is_none() || !std::io::stdin().is_terminal() {
@@ -160,7 +135,7 @@ impl Drop for Screen {
 }
 
 fn watch(layout: &Layout, args: &TopArgs) -> Result<()> {
-    let mut sort = args.sort();
+    let mut sort = args.sort;
     let mut before = samples(layout)?;
     let mut now = before.clone();
     let _screen = Screen::take()?;

@@ -21,7 +21,7 @@ pub struct Sample {
 }
 
 /// By what the lines are sorted, the largest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Sort {
     /// By the processor time of the last moment.
     #[default]
