@@ -1,6 +1,7 @@
 //! The resources of a spec, put into cgroups: what a container can use up of the machine. On v2
-//! everything is in files of the payload, which belong to the host's root and which systemd, whose
-//! unit the payload's parent may be, does not touch. On a hybrid host it is in the v1 hierarchies.
+//! it is in files of the payload, which belong to the host's root and which systemd, whose unit the
+//! payload's parent may be, does not touch; shares alone are in the parent's. On a hybrid host it is in
+//! the v1 hierarchies.
 //!
 //! What stays out of a spec is written as the kernel's "no limit", so that applying a spec to a
 //! container that runs also takes back what the one before it said.
@@ -126,11 +127,12 @@ impl Resources {
 
 impl Write {
     fn apply(&self, payload: &Path, made: &[PathBuf]) -> Result<()> {
-        if payload.join(&self.v2.0).exists() {
-            return put(payload, &self.v2.0, &self.v2.1);
+        let place = self.place(payload);
+        if place.join(&self.v2.0).exists() {
+            return put(place, &self.v2.0, &self.v2.1);
         }
-        if let ("io.weight", Some(weight)) = (self.v2.0.as_str(), payload_bfq(payload)) {
-            return put(payload, weight, &bfq(&self.v2.1));
+        if let ("io.weight", Some(weight)) = (self.v2.0.as_str(), bfq_file(place)) {
+            return put(place, weight, &bfq(&self.v2.1));
         }
         let dir = |file: &str| made.iter().find(|dir| dir.join(file).exists());
         let found: Vec<_> =
@@ -144,6 +146,15 @@ impl Write {
             }
         }
         late.into_iter().rev().try_for_each(|(dir, file, text)| put(dir, file, text))
+    }
+
+    /// The cgroup in which it counts. A share is a share among siblings, and the payload's only
+    /// one is the supervisor: those of other containers' are siblings of the one above.
+    fn place<'a>(&self, payload: &'a Path) -> &'a Path {
+        match self.v2.0.as_str() {
+            "cpu.weight" | "io.weight" => payload.parent().unwrap_or(payload),
+            _ => payload,
+        }
     }
 
     fn refused(&self) -> Error {
@@ -164,8 +175,8 @@ fn put(dir: &Path, file: &str, text: &str) -> Result<()> {
 }
 
 /// The file for a share of disk time where BFQ schedules the disk, and nothing else counts it.
-fn payload_bfq(payload: &Path) -> Option<&'static str> {
-    payload.join("io.bfq.weight").exists().then_some("io.bfq.weight")
+fn bfq_file(dir: &Path) -> Option<&'static str> {
+    dir.join("io.bfq.weight").exists().then_some("io.bfq.weight")
 }
 
 /// BFQ's weights go from 1 to 1000, with the same default.
@@ -533,6 +544,27 @@ mod tests {
         );
         let share = all.writes.iter().find(|w| w.v2.0 == "io.weight").unwrap();
         assert_eq!(share.v1, [("blkio.bfq.weight", "190".to_string())]);
+    }
+
+    #[test]
+    fn shares_are_among_containers_and_limits_are_the_payloads() {
+        let unit = std::env::temp_dir().join(format!("coloc-shares-{}", std::process::id()));
+        let payload = unit.join("payload");
+        std::fs::create_dir_all(&payload).unwrap();
+        for dir in [&unit, &payload] {
+            for file in ["cpu.weight", "io.bfq.weight", "pids.max"] {
+                std::fs::write(dir.join(file), "").unwrap();
+            }
+        }
+        let all = of(serde_json::json!({
+            "pids": { "limit": 7 }, "unified": { "cpu.weight": "300", "io.weight": "200" }
+        }));
+        all.apply(&payload, &[]).unwrap();
+        let text = |dir: &Path, file| std::fs::read_to_string(dir.join(file)).unwrap();
+        let found = ["cpu.weight", "io.bfq.weight", "pids.max"]
+            .map(|file| [text(&unit, file), text(&payload, file)]);
+        std::fs::remove_dir_all(&unit).unwrap();
+        assert_eq!(found, [["300", ""], ["109", ""], ["", "7"]]);
     }
 
     #[test]
