@@ -301,7 +301,7 @@ impl<'a> House<'a> {
     fn settle(&self, members: &[Member]) -> Result<()> {
         let private: Vec<Member> = members.iter().filter(|m| m.is_private()).cloned().collect();
         if !members.is_empty() {
-            tool::nft_load(&rules::all(&self.net, members))?;
+            tool::nft_load(&rules::all(&self.net, members, loopback6_works()))?;
             journal::step("network.ruled");
         }
         if private.is_empty() {
@@ -366,6 +366,7 @@ impl<'a> House<'a> {
             (self.net.ipv6, self.net.gateway6(), ipv6_here())
         {
             host.address(index, IpAddr::from(gateway), bits)?;
+            host.loopback_route(index)?;
         }
         Ok(())
     }
@@ -503,6 +504,13 @@ fn keep_advertised_routes() {
 /// Whether this host speaks IPv6.
 fn ipv6_here() -> bool {
     Path::new("/proc/net/if_inet6").exists() && read("ipv6/conf/all/disable_ipv6") == "0"
+}
+
+/// Whether a published port can be reached by ::1. Where packets of a bridge pass the rules of routed
+/// ones, the answer has that address before the kernel looks whether it came from outside.
+fn loopback6_works() -> bool {
+    let text = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-ip6tables");
+    text.unwrap_or_default().trim() != "1"
 }
 
 /// The device whose network `range` would cut into, by /proc/net/route: one that is on the same

@@ -256,6 +256,29 @@ impl Links {
         self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
             .context(|| format!("cannot set the route by {gateway}"))
     }
+
+    /// Has answers for the host's own ::1 be taken from the device too: the kernel's route for it
+    /// counts for `lo` alone. What comes from outside with that address is dropped before.
+    pub(super) fn loopback_route(&mut self, index: u32) -> Result<()> {
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: AddressFamily::Inet6,
+            destination_prefix_length: 128,
+            table: libc::RT_TABLE_LOCAL,
+            protocol: RouteProtocol::Boot,
+            scope: RouteScope::Universe,
+            kind: RouteType::Local,
+            ..RouteHeader::default()
+        };
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(std::net::Ipv6Addr::LOCALHOST)),
+            RouteAttribute::Oif(index),
+            // After the kernel's own, by which the host reaches itself.
+            RouteAttribute::Priority(4096),
+        ];
+        self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .context(|| "cannot set the route for ::1")
+    }
 }
 
 fn family(address: IpAddr) -> AddressFamily {

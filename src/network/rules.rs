@@ -24,10 +24,11 @@ pub(super) fn none(table: &str) -> String {
     text
 }
 
-/// Text that puts both tables there with what `members` have.
-pub(super) fn all(net: &Net, members: &[Member]) -> String {
+/// Text that puts both tables there with what `members` have; `loopback6` tells whether ports can
+/// lead there from ::1. If not, who asks there is refused at once and asks 127.0.0.1.
+pub(super) fn all(net: &Net, members: &[Member], loopback6: bool) -> String {
     let mut text = none(&net.table);
-    text.push_str(&routed(net, members));
+    text.push_str(&routed(net, members, loopback6));
     text.push_str(&bridged(net, members));
     text
 }
@@ -70,7 +71,7 @@ fn published(members: &[Member]) -> String {
     text
 }
 
-fn routed(net: &Net, members: &[Member]) -> String {
+fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
     let Net { table, bridge, .. } = net;
     let (first4, bits4) = net.ipv4;
     let neighbours = || members.iter().filter(|m| m.has_neighbours());
@@ -78,7 +79,8 @@ fn routed(net: &Net, members: &[Member]) -> String {
     let six = elements(neighbours().filter_map(|m| Some(m.ipv6?.to_string())).collect());
     let masquerade6 = net.ipv6.map_or(String::new(), |(first, bits)| {
         format!(
-            "    ip6 saddr {first}/{bits} ip6 daddr {first}/{bits} ct status dnat masquerade\n    \
+            "    ip6 saddr ::1 oifname \"{bridge}\" masquerade\n    \
+             ip6 saddr {first}/{bits} ip6 daddr {first}/{bits} ct status dnat masquerade\n    \
              ip6 saddr {first}/{bits} oifname != \"{bridge}\" masquerade\n"
         )
     });
@@ -94,7 +96,7 @@ fn routed(net: &Net, members: &[Member]) -> String {
   }}
   chain leaving {{
     type nat hook output priority -100; policy accept;
-    fib daddr type local jump published
+{not_six}    fib daddr type local jump published
   }}
   # Who comes by a published port from the loopback or from beside it is answered by way of the host.
   chain hidden {{
@@ -125,6 +127,7 @@ fn routed(net: &Net, members: &[Member]) -> String {
 }}
 ",
         published = published(members),
+        not_six = if loopback6 { "" } else { "    ip6 daddr ::1 return\n" },
     )
 }
 

@@ -183,6 +183,18 @@ fn published_ports_are_reached_from_everywhere_and_nothing_else_is() {
     assert_eq!(world.get(&world.world, &format!("{one}:80")), "");
     assert_eq!(world.fetch(&store, "two", "127.0.0.1:8080"), "");
 
+    // ::1 needs a host whose bridges do not pass the rules for IPv6; else it is refused at once.
+    let six = "sysctl -qw net.bridge.bridge-nf-call-ip6tables";
+    world.sh(&format!("{six}=0 || true"));
+    world.ok(&store, &["network", "--reload"]);
+    assert_eq!(world.get(&world.host, "[::1]:8080"), "one");
+    if std::path::Path::new("/proc/sys/net/bridge").exists() {
+        world.sh(&format!("{six}=1"));
+        world.ok(&store, &["network", "--reload"]);
+        assert_eq!(world.get(&world.host, "[::1]:8080"), "");
+        assert_eq!(world.get(&world.host, "127.0.0.1:8080"), "one");
+    }
+
     world.ok(&store, &["publish", "two", "9090:80", "--address", "127.0.0.1"]);
     assert_eq!(world.get(&world.host, "127.0.0.1:9090"), "two");
     assert_eq!(world.get(&world.world, &format!("{HOST}:9090")), "");
