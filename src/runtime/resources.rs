@@ -553,7 +553,7 @@ mod tests {
         std::fs::create_dir_all(&payload).unwrap();
         for dir in [&unit, &payload] {
             for file in ["cpu.weight", "io.bfq.weight", "pids.max"] {
-                std::fs::write(dir.join(file), "").unwrap();
+                crate::store::atomic::write_unsynced(&dir.join(file), b"", 0o644).unwrap();
             }
         }
         let all = of(serde_json::json!({
@@ -563,7 +563,7 @@ mod tests {
         let text = |dir: &Path, file| std::fs::read_to_string(dir.join(file)).unwrap();
         let found = ["cpu.weight", "io.bfq.weight", "pids.max"]
             .map(|file| [text(&unit, file), text(&payload, file)]);
-        std::fs::remove_dir_all(&unit).unwrap();
+        crate::tree::remove(&unit).unwrap();
         assert_eq!(found, [["300", ""], ["109", ""], ["", "7"]]);
     }
 
