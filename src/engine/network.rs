@@ -209,6 +209,9 @@ impl Engine {
                 .hint("choose another port or --address; ss -lnp shows who listens"));
             }
         }
+        let had = |p: &&Publish| others.iter().any(|o| o.name == record.name && o.publish == **p);
+        let new: Vec<Publish> = wanted.iter().filter(|p| !had(p)).cloned().collect();
+        self.house()?.check_ports(&new)?;
         // A range that is too small, or a bridge's name that cannot be, is told now.
         self.member_of(record).map(drop)
     }

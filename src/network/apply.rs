@@ -8,10 +8,10 @@ use rustix::fs::{Mode as FileMode, OFlags};
 
 use super::link::{self, Device, Links};
 use super::plan::{Member, Net, Publish};
-use super::{Mode, Wish, names, openings, rules, tool};
+use super::{Mode, Wish, names, openings, rules, taken, tool};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::config::NetworkConfig;
-use crate::store::lock::{self, Subject};
+use crate::store::lock::{self, Lock, Subject};
 use crate::store::running::State;
 use crate::store::{Layout, Name, atomic, journal};
 use crate::sys::Named;
@@ -75,6 +75,7 @@ impl<'a> House<'a> {
         std::fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
         // dnsmasq, which is nobody in particular, reads its files here.
         std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let _ports = self.ports(&member.publish)?;
         let mut members = self.members(Some(&member.name))?.0;
         members.push(member.clone());
         members.sort_by(|a, b| a.name.cmp(&b.name));
@@ -83,6 +84,22 @@ impl<'a> House<'a> {
         self.settle(&members).context(|| "cannot set up the network")?;
         journal::step("network.settled");
         Ok(member)
+    }
+
+    /// Takes the host's ports for `list`, if no other store has one of them; the rules have to be
+    /// there before the lock is dropped.
+    fn ports(&self, list: &[Publish]) -> Result<Option<Lock>> {
+        if list.is_empty() {
+            return Ok(None);
+        }
+        let lock = lock::exclusive(&Layout::new("/"), &Subject::Ports)?;
+        taken::elsewhere(&self.net, list)?;
+        Ok(Some(lock))
+    }
+
+    /// Refuses ports that lead to a container of another store.
+    pub fn check_ports(&self, list: &[Publish]) -> Result<()> {
+        taken::elsewhere(&self.net, list)
     }
 
     /// Puts a container's device into the network namespace of `pid`, with its addresses, before
@@ -277,6 +294,7 @@ impl<'a> House<'a> {
             return Err(super::plan::no_ports(name, port));
         }
         let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+        let _ports = self.ports(list)?;
         member.publish = list.to_vec();
         atomic::write_json_unsynced(&self.file(name), &member, 0o600)?;
         let (members, _) = self.members(None)?;

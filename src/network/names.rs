@@ -12,9 +12,9 @@ use std::process::Stdio;
 
 use super::plan::{Member, Net};
 use super::tool;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Kind, Result};
+use crate::store::lock::{self, Subject};
 use crate::store::running::Process;
 use crate::store::{Layout, atomic};
 use crate::sys::process;
@@ -200,9 +200,9 @@ pub(super) fn in_hosts_file(net: &Net) -> bool {
 pub(super) fn host_names(net: &Net, lines: &str) {
     let lines = if net.hosts && !resolved() { lines } else { "" };
     let path = Path::new(HOSTS);
-    // Two stores change the same file; the directory stays what it is when a file is replaced.
-    let Ok(dir) = std::fs::File::open("/etc") else { return };
-    let Ok(_turn) = Flock::lock(dir, FlockArg::LockExclusive) else { return };
+    // Two stores change the same file. A lock on something that others can open would be theirs to
+    // keep.
+    let Ok(_turn) = lock::exclusive(&Layout::new("/"), &Subject::Hosts) else { return };
     let Ok(meta) = std::fs::symlink_metadata(path) else { return };
     let Ok(old) = std::fs::read_to_string(path) else { return };
     if !meta.is_file() || meta.uid() != 0 {

@@ -24,6 +24,8 @@ pub struct Net {
     pub ipv6: Option<(Ipv6Addr, u8)>,
     /// Whether /etc/hosts may be told the names.
     pub hosts: bool,
+    /// How other stores' admins know it.
+    pub(super) store: String,
     hash: u32,
 }
 
@@ -96,6 +98,16 @@ fn name(key: &str, text: &str, most: usize) -> Result<String> {
     }
 }
 
+/// Where a store is, in words that can stand in a rule of nft's; there they may be 128 bytes, with
+/// a container's name.
+fn place(layout: &Layout) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    match layout.root().to_str().filter(|p| p.len() <= 60 && p.bytes().all(plain)) {
+        Some(path) => path.to_string(),
+        None => layout.id(),
+    }
+}
+
 impl Net {
     /// The network of a store, as the admin's settings have it. What they leave open follows
     /// from the store's place and, for IPv6, from `machine`, a word of this host's own.
@@ -137,6 +149,7 @@ impl Net {
             ipv4: (first, bits),
             ipv6,
             hosts: config.hosts,
+            store: place(layout),
             hash: number as u32,
         })
     }
@@ -208,6 +221,14 @@ impl Net {
         match self.table.strip_prefix("coloc-") {
             None => format!("cl-{number}"),
             Some(id) => format!("cl{id}-{number}"),
+        }
+    }
+
+    /// A container's name for those who know other stores too.
+    pub(super) fn name_of(&self, name: &Name) -> String {
+        match self.store.as_str() {
+            "/" => name.to_string(),
+            store => format!("{name} of {store}"),
         }
     }
 

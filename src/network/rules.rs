@@ -59,12 +59,12 @@ fn sent(publish: &Publish, to: IpAddr) -> Option<String> {
     ))
 }
 
-fn published(members: &[Member]) -> String {
+fn published(net: &Net, members: &[Member]) -> String {
     let mut text = String::new();
     for member in members {
         for publish in &member.publish {
             for line in member.addresses().into_iter().filter_map(|to| sent(publish, to)) {
-                let _ = writeln!(text, "    {line} comment \"{}\"", member.name);
+                let _ = writeln!(text, "    {line} comment \"{}\"", net.name_of(&member.name));
             }
         }
     }
@@ -126,7 +126,7 @@ fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
   }}
 }}
 ",
-        published = published(members),
+        published = published(net, members),
         not_six = if loopback6 { "" } else { "    ip6 daddr ::1 return\n" },
     )
 }

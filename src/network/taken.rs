@@ -1,8 +1,68 @@
-//! Ports on which programs of the host listen: a published one would take what is theirs.
+//! Ports that are somebody else's: programs of the host listen on them, or they lead to containers of
+//! another store. A published one would take what is theirs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::plan::{Proto, Publish};
+use serde_json::Value;
+
+use super::plan::{Net, Proto, Publish};
+use super::tool;
+use crate::error::{Error, Kind, Result};
+
+/// Refuses ports that lead to a container of another store, by the rules that the kernel has:
+/// wherever that store is, they are what counts.
+pub(super) fn elsewhere(net: &Net, wanted: &[Publish]) -> Result<()> {
+    if wanted.is_empty() || !tool::there("nft") {
+        return Ok(());
+    }
+    for table in tables(&tool::nft_list(&["tables"])?, net) {
+        // It may go this moment, with that store's last container.
+        let Ok(rules) = tool::nft_list(&["chain", "inet", &table, "published"]) else { continue };
+        for (theirs, whose) in rules.iter().filter_map(led) {
+            if let Some(port) = wanted.iter().find(|p| p.meets(&theirs)) {
+                return Err(Error::new(
+                    Kind::State,
+                    format!("port {} of the host leads to {whose}", port.port),
+                )
+                .hint(
+                    "choose another port, or --address; or unpublish it there, by coloc --root",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tables of other stores.
+fn tables(list: &[Value], net: &Net) -> Vec<String> {
+    let table = |v: &Value| {
+        let (family, name) = (v["table"]["family"].as_str()?, v["table"]["name"].as_str()?);
+        let ours = name == "coloc" || name.starts_with("coloc-");
+        (family == "inet" && ours && name != net.table).then(|| name.to_string())
+    };
+    list.iter().filter_map(table).collect()
+}
+
+/// Which port a rule leads away, and whose it is.
+fn led(rule: &Value) -> Option<(Publish, String)> {
+    let parts = rule["rule"]["expr"].as_array()?;
+    let find = |field: &str| {
+        let of = |part: &&Value| part["match"]["left"]["payload"]["field"] == field;
+        parts.iter().find(of).map(|part| &part["match"])
+    };
+    let port = find("dport")?;
+    let proto = match port["left"]["payload"]["protocol"].as_str()? {
+        "udp" => Proto::Udp,
+        _ => Proto::Tcp,
+    };
+    let address = find("daddr").and_then(|m| m["right"].as_str()?.parse().ok());
+    let inside = parts.iter().find_map(|part| part["dnat"]["port"].as_u64())?;
+    let number = |n: u64| u16::try_from(n).ok();
+    let publish =
+        Publish { address, port: number(port["right"].as_u64()?)?, inside: number(inside)?, proto };
+    let whose = rule["rule"]["comment"].as_str().unwrap_or("a container of another store");
+    Some((publish, whose.to_string()))
+}
 
 /// Whether a program of the host's listens where `publish` would lead away.
 pub fn listening(publish: &Publish) -> bool {
@@ -53,6 +113,22 @@ fn end(text: &str) -> Option<(IpAddr, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ports_of_other_stores_are_read_from_the_kernels_rules() {
+        let at = |protocol: &str, field: &str, right: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}});
+        let rule = |parts: Vec<Value>| json!({"rule": {"comment": "a of /srv/b", "expr": parts}});
+        let to = json!({"dnat": {"family": "ip", "addr": "192.0.2.9", "port": 80}});
+        let all = rule(vec![at("tcp", "dport", json!(8080)), to.clone()]);
+        let one =
+            rule(vec![at("ip6", "daddr", json!("fd00::1")), at("udp", "dport", json!(53)), to]);
+        let read = |rule: &Value| led(rule).map(|(p, whose)| format!("{p} {whose}"));
+        assert_eq!(read(&all).unwrap(), "8080:80/tcp a of /srv/b");
+        assert_eq!(read(&one).unwrap(), "[fd00::1]:53:80/udp a of /srv/b");
+        assert_eq!(read(&json!({"chain": {}})), None);
+        assert_eq!(read(&rule(vec![at("tcp", "dport", json!(70000))])), None);
+    }
 
     #[test]
     fn listeners_are_told_from_connections() {

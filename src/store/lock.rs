@@ -23,6 +23,10 @@ pub enum Subject {
     Network,
     /// The ledger of id ranges.
     Ids,
+    /// The host's ports: that of the host's own store is taken by all stores.
+    Ports,
+    /// The host's /etc/hosts, likewise.
+    Hosts,
 }
 
 impl Subject {
@@ -33,6 +37,8 @@ impl Subject {
             Subject::Base(name) => format!("base.{name}"),
             Subject::Network => "network".into(),
             Subject::Ids => "ids".into(),
+            Subject::Ports => "ports".into(),
+            Subject::Hosts => "hosts".into(),
         }
     }
 
@@ -43,6 +49,8 @@ impl Subject {
             Subject::Base(name) => format!("base {name}"),
             Subject::Network => "the network".into(),
             Subject::Ids => "the id ranges".into(),
+            Subject::Ports => "the host's ports".into(),
+            Subject::Hosts => "/etc/hosts".into(),
         }
     }
 }

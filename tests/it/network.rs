@@ -356,8 +356,27 @@ fn two_stores_on_one_host_do_not_meet() {
     assert_ne!(one, two);
     assert_eq!(world.get(&world.host, &format!("{one}:80")), "same");
     assert_eq!(world.fetch(&a, "same", &two), "");
+    // Nor do their ports, whether they are wanted now or at a start.
+    world.ok(&a, &["publish", "same", "8080:80"]);
+    world.ok(&a, &["publish", "same", "127.0.0.1:8081:80"]);
+    let theirs = format!("leads to same of {}", a.root.display());
+    for wanted in ["8080:80", "192.0.2.1:8080:80", "8081:80"] {
+        let said = world.coloc(&b, &["publish", "same", wanted]).fails(4);
+        assert!(said.contains(&theirs), "{said}");
+    }
+    world.ok(&b, &["publish", "same", "8080:80/udp"]);
+    world.ok(&b, &["publish", "same", "192.0.2.1:8081:80"]);
     world.ok(&a, &["stop", "same"]);
     assert_eq!(world.get(&world.host, &format!("{two}:80")), "same");
+    world.ok(&b, &["publish", "same", "8080:80"]);
+    let before = world.everything();
+    let said = world.coloc(&a, &["start", "same"]);
+    assert_ne!(said.code, 0);
+    let theirs = format!("leads to same of {}", b.root.display());
+    assert!(said.stderr.contains(&theirs), "{}", said.stderr);
+    assert_eq!(world.everything(), before);
+    world.ok(&b, &["stop", "same"]);
+    world.ok(&a, &["start", "same"]);
 }
 
 #[test]
