@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::common::{Container, Out, Store, kill, run, run_within, store, until};
+use crate::common::{Container, Out, Store, kill, run, run_within, sh, store, until};
 
 const HOST: &str = "198.51.100.1";
 const WORLD: &str = "198.51.100.2";
@@ -442,26 +442,22 @@ fn whatever_kills_a_start_or_a_stop_nothing_is_left() {
 }
 
 #[test]
-fn two_hundred_starts_leave_nothing_behind() {
+fn two_hundred_containers_leave_nothing_behind() {
     if elsewhere() {
         return;
     }
     let (world, store) = (World::new(), Store::mini("net-many", 12));
     let before = world.everything();
     let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
-    for name in &names {
-        world.ok(&store, &["create", name, "--profile", "room"]);
-        let port = format!("{}:80", 7000 + name[1..].parse::<u32>().unwrap());
-        world.ok(&store, &["publish", name, &port]);
-    }
-    // By several admins at once.
+    // By several admins at once; half of them are stopped first, half deleted as they run.
     let program = crate::common::coloc().display().to_string();
     let root = store.root.display().to_string();
     let script = format!(
-        "for n in $(seq 20); do for c in {0}; do {program} --root {root} start $c >/dev/null & \
-         done; wait; for c in {0}; do {program} --root {root} stop --timeout 0 $c >/dev/null & done; \
-         wait; done",
-        names.join(" ")
+        "coloc() {{ {program} --root {root} \"$@\" >/dev/null; }}
+         one() {{ n=$1; coloc create c$n --profile room --set network.publish+=$((7000 + n)):80 || return
+             coloc start c$n; [ $((n % 2)) = 0 ] || coloc stop --timeout 0 c$n
+             coloc delete --force --yes c$n; }}
+         for round in $(seq 20); do for n in $(seq 0 9); do one $n & done; wait; done"
     );
     let mut command = Command::new("sh");
     let all = World::enter(&world.host, command.args(["-c", &script]));
@@ -470,6 +466,97 @@ fn two_hundred_starts_leave_nothing_behind() {
     assert_eq!(world.everything(), before);
     let left = store.root.join("run/coloc/network");
     assert_eq!(std::fs::read_dir(left).unwrap().count(), 0);
+    assert_eq!(store.names_in("containers"), [""; 0]);
+    // They were there, with their ports.
+    let journal = std::fs::read_to_string(store.state("events.jsonl")).unwrap_or_default();
+    let old = std::fs::read_to_string(store.state("events.old.jsonl")).unwrap_or_default();
+    for name in names {
+        let made = format!("\"{name}\"");
+        assert!(journal.contains(&made) || old.contains(&made), "{name}");
+    }
+}
+
+/// A web server of the host's that sends requests on to `place`.
+struct Nginx(Child);
+
+impl Nginx {
+    fn start(store: &Store, place: &std::path::Path) -> Self {
+        let (dir, at) = (store.root.join("nginx"), place.display());
+        std::fs::create_dir(&dir).unwrap();
+        let text = format!(
+            "daemon off; user www-data; error_log {0}/error.log; pid {0}/pid; events {{}}
+             http {{ access_log off; proxy_temp_path {0}/p; client_body_temp_path {0}/c;
+               fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
+               server {{ listen unix:{0}/front;
+                 location / {{ proxy_pass http://unix:{at}/web:/; }}
+                 location /link {{ proxy_pass http://unix:{at}/link:/; }}
+                 location /files/ {{ alias {at}/; }} }} }}",
+            dir.display()
+        );
+        std::fs::write(dir.join("conf"), text).unwrap();
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(dir.join("conf")).arg("-e").arg(dir.join("error.log"));
+        let server = command.spawn().expect("this test needs the package nginx-light");
+        let started = Self(server);
+        until("nginx listens", || dir.join("front").exists());
+        started
+    }
+
+    /// The head of what it answers, and the rest.
+    fn ask(store: &Store, path: &str) -> (String, String) {
+        let front = store.root.join("nginx/front");
+        let mut stream = std::os::unix::net::UnixStream::connect(front).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_string(), body.trim().to_string())
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its workers end with it.
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.0.id() as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn nginx_on_the_host_is_the_proxy_of_a_socket_inside() {
+    let c = Container::started(store(), "web", &[]);
+    let place = std::path::PathBuf::from(c.status()["sockets"].as_str().unwrap());
+    c.root_sh(
+        "cd /srv/coloc/sockets && ln -s /etc/passwd file && ln -s web link && ln -s . here
+         echo plain > plain
+         setpriv --reuid nobody --clear-groups perl -MIO::Socket::UNIX -e '
+         $SIG{PIPE} = \"IGNORE\"; umask 0;
+         my $s = IO::Socket::UNIX->new(Local => \"/srv/coloc/sockets/web\", Listen => 5) or die;
+         exit if fork;
+         while (my $c = $s->accept) { my ($path) = <$c> =~ / (.*) /;
+             print $c \"HTTP/1.0 200 OK\\r\\n\\r\\n$path from inside\\n\"; close $c }
+         ' </dev/null >/dev/null 2>&1",
+    )
+    .ok();
+    until("it listens", || std::os::unix::net::UnixStream::connect(place.join("web")).is_ok());
+    let nginx = Nginx::start(c.store, &place);
+    let ok = |path: &str| Nginx::ask(c.store, path);
+    assert_eq!(ok("/some/page").1, "/some/page from inside");
+    let workers = sh(&format!("ps -o user= --ppid {}", nginx.0.id())).ok();
+    assert!(workers.contains("www-data"), "{workers}");
+    // What is planted there leads nowhere, for a proxy and for a server of files.
+    assert!(ok("/link").0.contains("502"), "{:?}", ok("/link"));
+    assert_eq!(ok("/files/plain").1, "plain");
+    for planted in ["/files/file", "/files/here/plain"] {
+        let (head, body) = ok(planted);
+        assert!(head.contains("403") || head.contains("404") || head.contains("500"), "{head}");
+        assert!(!body.contains("root:"), "{body}");
+    }
+    c.ok("stop", &[]);
+    assert!(ok("/").0.contains("502"));
 }
 
 #[test]
