@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode as FileMode, OFlags};
 
+use super::forward::{self, read, set};
 use super::link::{self, Device, Links};
 use super::plan::{Member, Net, Publish};
 use super::{Mode, Wish, names, openings, rules, taken, tool};
@@ -283,6 +284,7 @@ impl<'a> House<'a> {
     pub fn reload(&self) -> Result<usize> {
         let _lock = lock::exclusive(self.layout, &Subject::Network)?;
         let (members, _) = self.members(None)?;
+        names::forget(self.layout);
         self.settle(&members)?;
         Ok(members.len())
     }
@@ -336,12 +338,17 @@ impl<'a> House<'a> {
         if !tool::there("nft") {
             return Ok(());
         }
-        if self.is_our_bridge() {
+        let bridge = self.is_our_bridge();
+        if bridge {
             openings::close(&self.net)?;
-            Links::of_host()?.remove(&self.net.bridge)?;
         }
+        forward::off(self.layout, &self.net.table)?;
         if all {
             tool::nft_load(&rules::none(&self.net.table))?;
+        }
+        // Last: as long as it is there without a member, somebody comes back for the rest.
+        if bridge {
+            Links::of_host()?.remove(&self.net.bridge)?;
         }
         Ok(())
     }
@@ -396,17 +403,13 @@ impl<'a> House<'a> {
         // For published ports on the loopback; our rules keep everybody else off it.
         set(&own("ipv4", "route_localnet"), "1")?;
         set(&own("ipv4", "send_redirects"), "0")?;
-        set("ipv4/ip_forward", "1")?;
-        if self.net.ipv6.is_none() || !ipv6_here() {
+        let six = self.net.ipv6.is_some() && ipv6_here();
+        forward::on(self.layout, six)?;
+        if !six {
             return Ok(());
         }
         set(&own("ipv6", "disable_ipv6"), "0")?;
-        set(&own("ipv6", "accept_ra"), "0")?;
-        if read("ipv6/conf/all/forwarding") != "1" {
-            keep_advertised_routes();
-            set("ipv6/conf/all/forwarding", "1")?;
-        }
-        Ok(())
+        set(&own("ipv6", "accept_ra"), "0")
     }
 
     /// resolv.conf of a container; `bridged` tells whether it is on coloc's own bridge.
@@ -489,34 +492,6 @@ fn find(mode: &Mode, name: &str) -> Result<u32> {
             .hint("bridge link shows bridges; for another device: network=macvlan=NAME"));
     }
     Ok(index)
-}
-
-fn read(key: &str) -> String {
-    let text = std::fs::read_to_string(Path::new("/proc/sys/net").join(key));
-    text.unwrap_or_default().trim().to_string()
-}
-
-/// Sets one of /proc/sys/net, if it is not so.
-fn set(key: &str, value: &str) -> Result<()> {
-    if read(key) == value {
-        return Ok(());
-    }
-    let path = Path::new("/proc/sys/net").join(key);
-    let file = std::fs::OpenOptions::new().write(true).open(path);
-    file.and_then(|mut f| std::io::Write::write_all(&mut f, value.as_bytes()))
-        .context(|| format!("cannot set net.{} to {value}", key.replace('/', ".")))
-}
-
-/// A host that passes packets on takes no routes from routers any more, unless told that it
-/// should all the same: else IPv6 would be switched on for containers and off for the host.
-fn keep_advertised_routes() {
-    let devices = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
-    for device in devices {
-        let key = format!("ipv6/conf/{}/accept_ra", device.file_name().to_string_lossy());
-        if read(&key) == "1" {
-            let _ = set(&key, "2");
-        }
-    }
 }
 
 /// Whether this host speaks IPv6.

@@ -4,6 +4,8 @@
 //! /run/coloc/network/NAME.json     what a container that runs, or starts, has: the only truth
 //! /run/coloc/network/hosts         names and addresses of all of them, for dnsmasq
 //! /run/coloc/network/dnsmasq.*     its settings, its pid
+//! /run/coloc/network/resolved      the number of the bridge that systemd-resolved was told of
+//! /run/coloc/network/forwarding    what was changed so that the host passes packets on
 //! ```
 //!
 //! Everything else follows from these files: the bridge is there while one of them is, the tables
@@ -16,6 +18,7 @@
 //! same.
 
 mod apply;
+mod forward;
 mod link;
 mod names;
 mod openings;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::plan::{Member, Net};
-use super::tool;
+use super::{link, tool};
 
 use crate::error::{Error, Kind, Result};
 use crate::store::lock::{self, Subject};
@@ -77,6 +77,7 @@ pub(super) fn update(layout: &Layout, net: &Net, members: &[Member]) -> Result<(
         Some(_) => {}
         None => start(layout, net),
     }
+    tell_resolved(layout, net);
     host_names(net, &hosts);
     Ok(())
 }
@@ -93,7 +94,6 @@ fn start(layout: &Layout, net: &Net) {
     match try_start(layout, net) {
         Ok(()) => {
             let _ = std::fs::remove_file(failed);
-            tell_resolved(net);
         }
         Err(e) => {
             let _ = write(&failed, &format!("{e}\n"), 0o644);
@@ -131,7 +131,7 @@ pub(super) fn end(layout: &Layout, net: &Net) {
     if let Some((_, fd)) = running(layout) {
         let _ = process::signal(&fd, libc::SIGTERM);
     }
-    for name in ["hosts", "dnsmasq.pid", "dnsmasq.conf", "dnsmasq.failed"] {
+    for name in ["hosts", "dnsmasq.pid", "dnsmasq.conf", "dnsmasq.failed", "resolved"] {
         let _ = std::fs::remove_file(file(layout, name));
     }
     host_names(net, "");
@@ -142,19 +142,31 @@ fn resolved() -> bool {
     Path::new("/run/systemd/resolve/stub-resolv.conf").exists() && tool::there("resolvectl")
 }
 
-/// Has systemd-resolved ask dnsmasq for names of the domain. The kernel forgets the bridge and
-/// resolved what it was told of it, so there is nothing to undo.
-fn tell_resolved(net: &Net) {
-    if !resolved() {
+/// Has systemd-resolved ask dnsmasq for names of the domain, once for each bridge that was made: it
+/// forgets what it was told with the bridge, so there is nothing to undo. It may be installed later,
+/// or not know the bridge yet: then the next change tells it.
+fn tell_resolved(layout: &Layout, net: &Net) {
+    let told = file(layout, "resolved");
+    let Some(bridge) = link::index(&net.bridge).map(|n| n.to_string()) else { return };
+    if !resolved() || std::fs::read_to_string(&told).is_ok_and(|old| old == bridge) {
         return;
     }
     let gateway = net.gateway4().to_string();
-    for args in
-        [["dns", &net.bridge, &gateway], ["domain", &net.bridge, &format!("~{}", net.domain)]]
-    {
+    let tell = |args: [&str; 3]| {
         let mut command = tool::command("resolvectl");
-        let _ = command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if tell(["dns", &net.bridge, &gateway])
+        && tell(["domain", &net.bridge, &format!("~{}", net.domain)])
+    {
+        let _ = write(&told, &bridge, 0o644);
     }
+}
+
+/// Has systemd-resolved be told anew, for it may have lost what it knew.
+pub(super) fn forget(layout: &Layout) {
+    let _ = std::fs::remove_file(file(layout, "resolved"));
 }
 
 const HOSTS: &str = "/etc/hosts";

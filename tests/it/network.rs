@@ -42,7 +42,8 @@ impl World {
         let world = Self { host: namespace(), world: namespace() };
         world.sh(&format!(
             "ip link add w0 type veth peer name w1 netns {}; ip addr add {HOST}/24 dev w0; \
-             ip link set w0 up; echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables || true",
+             ip link set w0 up; sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0; \
+             echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables || true",
             world.world.id()
         ));
         world.world_sh(&format!("ip addr add {WORLD}/24 dev w1; ip link set w1 up"));
@@ -135,7 +136,8 @@ impl World {
     /// Everything that a host's network consists of.
     fn everything(&self) -> String {
         self.sh("ip -o link | sed 's/@.*//'; ip -o -4 addr | sed 's/ *valid_lft.*//'; \
-                 ip route; nft list ruleset")
+                 ip route; nft list ruleset; \
+                 sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding")
     }
 }
 
@@ -319,6 +321,9 @@ fn other_firewalls_that_drop_are_opened_and_closed_again() {
         lines.sort();
         lines
     };
+    // Whoever has rules for what is passed on may need it.
+    let before = before.replace("ip_forward = 0", "ip_forward = 1");
+    let before = before.replace("forwarding = 0", "forwarding = 1");
     assert_eq!(counters(world.everything()), counters(before));
 }
 
