@@ -79,6 +79,8 @@ impl Engine {
         record.owners = wish.owners.clone();
         record.overrides = overrides;
         record.machine_id = new_machine_id()?;
+        // Now, and not when it is to start: a port that is taken, a device that is not there.
+        self.check_network(&record, &self.all_settings(&record)?)?;
 
         let work = Work::Create { name: name.clone() };
         work.begin(&self.layout)?;

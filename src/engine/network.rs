@@ -37,6 +37,16 @@ fn published(settings: &Settings) -> Vec<Publish> {
     settings.network.publish.iter().map(one).collect()
 }
 
+/// How these settings have a container connected; None if coloc gives it nothing.
+fn mode_of(settings: &Settings) -> Option<network::Mode> {
+    Some(match &settings.network.mode {
+        Mode::Host | Mode::None => return None,
+        Mode::Private => network::Mode::Private { neighbours: settings.network.neighbours },
+        Mode::Bridge(name) => network::Mode::Bridge(name.clone()),
+        Mode::Macvlan(name) => network::Mode::Macvlan(name.clone()),
+    })
+}
+
 impl Engine {
     /// The network of this store.
     pub fn house(&self) -> Result<House<'_>> {
@@ -45,16 +55,10 @@ impl Engine {
 
     /// What `record`'s container is to have on the network; None if coloc gives it nothing there.
     fn wish(&self, record: &Record, settings: &Settings) -> Option<Wish> {
-        let mode = match &settings.network.mode {
-            Mode::Host | Mode::None => return None,
-            Mode::Private => network::Mode::Private { neighbours: settings.network.neighbours },
-            Mode::Bridge(name) => network::Mode::Bridge(name.clone()),
-            Mode::Macvlan(name) => network::Mode::Macvlan(name.clone()),
-        };
         Some(Wish {
             name: record.name.clone(),
             slot: ids::slot_of(self.config.ids, record.ids)?,
-            mode,
+            mode: mode_of(settings)?,
             publish: published(settings),
         })
     }
@@ -185,12 +189,15 @@ impl Engine {
         if let (true, Some(port)) = (settings.network.mode != Mode::Private, wanted.first()) {
             return Err(network::plan::no_ports(&record.name, port));
         }
+        if changed.iter().any(|s| s.key.name == "network.mode") {
+            mode_of(&settings).as_ref().map_or(Ok(()), network::check_device)?;
+        }
         for (n, port) in wanted.iter().enumerate() {
             if let Some(other) = wanted[..n].iter().find(|other| other.meets(port)) {
                 return Err(Error::new(Kind::Usage, format!("{other} and {port} are one port")));
             }
         }
-        let others = self.ports()?;
+        let others = if wanted.is_empty() { Vec::new() } else { self.ports()? };
         for port in &wanted {
             let taken = others.iter().find(|o| o.name != record.name && o.publish.meets(port));
             if let Some(other) = taken {

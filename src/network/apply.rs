@@ -68,9 +68,7 @@ impl<'a> House<'a> {
     /// [`leave`](Self::leave) if the start fails.
     pub fn admit(&self, wish: &Wish) -> Result<Member> {
         let member = self.net.member(wish, ipv6_here())?;
-        if let Mode::Bridge(name) | Mode::Macvlan(name) = &member.mode {
-            find(&member.mode, name)?;
-        }
+        check_device(&member.mode)?;
         let _lock = lock::exclusive(self.layout, &Subject::Network)?;
         let dir = self.layout.network();
         std::fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
@@ -355,7 +353,7 @@ impl<'a> House<'a> {
 
     fn is_our_bridge(&self) -> bool {
         let found = Links::of_host().ok().and_then(|mut links| links.look(&self.net.bridge));
-        found.is_some_and(|(mac, bridge)| bridge && mac == self.net.bridge_mac().0)
+        found.is_some_and(|f| f.bridge && f.mac == self.net.bridge_mac().0)
     }
 
     fn bridge(&self) -> Result<()> {
@@ -477,21 +475,41 @@ fn no_device(e: std::io::Error, kind: &str) -> Error {
             Error::new(Kind::Unsupported, format!("the kernel makes no device of kind {kind} here"))
                 .hint(format!("load its module: modprobe {kind}"))
         }
-        Some(libc::EBUSY) => Error::new(Kind::State, "the device is a port of a bridge already")
-            .hint("connect the container to that bridge: network=bridge=NAME"),
+        Some(libc::EBUSY) => in_use("the device"),
         _ => e.into(),
     }
 }
 
-/// The number of the admin's bridge or device.
+/// The number of the admin's bridge or device, if it is one that can be used so.
 fn find(mode: &Mode, name: &str) -> Result<u32> {
     let bridge = matches!(mode, Mode::Bridge(_));
     let index = link::index_of(name, if bridge { "bridge" } else { "device" })?;
-    if bridge && Links::of_host()?.look(name).is_none_or(|(_, bridge)| !bridge) {
+    let Some(found) = Links::of_host()?.look(name) else { return Ok(index) };
+    if bridge && !found.bridge {
         return Err(Error::new(Kind::Usage, format!("{name} is no bridge"))
             .hint("bridge link shows bridges; for another device: network=macvlan=NAME"));
     }
+    if !bridge && found.part {
+        return Err(in_use(name));
+    }
+    if !bridge && !found.ethernet {
+        return Err(Error::new(Kind::Usage, format!("{name} is no Ethernet device"))
+            .hint("ip link shows those that are, as link/ether"));
+    }
     Ok(index)
+}
+
+fn in_use(name: &str) -> Error {
+    Error::new(Kind::State, format!("{name} is part of a bridge, or of another device, already"))
+        .hint("connect the container to that bridge: network=bridge=NAME")
+}
+
+/// Refuses a mode that names a device which is not there, or cannot be used so.
+pub fn check_device(mode: &Mode) -> Result<()> {
+    match mode {
+        Mode::Private { .. } => Ok(()),
+        Mode::Bridge(name) | Mode::Macvlan(name) => find(mode, name).map(drop),
+    }
 }
 
 /// Whether this host speaks IPv6.

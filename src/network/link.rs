@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
@@ -13,7 +14,7 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -26,10 +27,25 @@ use super::plan::Mac;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys;
 
+/// For how long a network namespace may go on after its last process.
+const TAKEN_APART: Duration = Duration::from_secs(10);
+
 /// The devices of one network namespace.
 pub(super) struct Links {
     socket: Socket,
     sequence: u32,
+}
+
+/// What there is to know of a device of the host's.
+pub(super) struct Found {
+    /// Its hardware address.
+    pub(super) mac: Vec<u8>,
+    /// Whether it is a bridge.
+    pub(super) bridge: bool,
+    /// Whether it is a port of a bridge, or part of another device.
+    pub(super) part: bool,
+    /// Whether frames of Ethernet go out by it.
+    pub(super) ethernet: bool,
 }
 
 /// What a container's device is made of.
@@ -104,24 +120,25 @@ impl Links {
         }
     }
 
-    /// The hardware address of the device `name`, and whether it is a bridge; None if there is no
-    /// such device.
-    pub(super) fn look(&mut self, name: &str) -> Option<(Vec<u8>, bool)> {
+    /// What there is to know of the device `name`; None if there is no such device.
+    pub(super) fn look(&mut self, name: &str) -> Option<Found> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.into())];
         let told = self.exchange(RouteNetlinkMessage::GetLink(link), 0).ok()??;
         let RouteNetlinkMessage::NewLink(link) = told else { return None };
-        let (mut mac, mut bridge) = (Vec::new(), false);
+        let ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+        let mut found = Found { mac: Vec::new(), bridge: false, part: false, ethernet };
         for attribute in link.attributes {
             match attribute {
-                LinkAttribute::Address(address) => mac = address,
+                LinkAttribute::Address(address) => found.mac = address,
+                LinkAttribute::Controller(_) => found.part = true,
                 LinkAttribute::LinkInfo(info) => {
-                    bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                    found.bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
                 }
                 _ => {}
             }
         }
-        Some((mac, bridge))
+        Some(found)
     }
 
     fn new_link(&mut self, message: LinkMessage) -> io::Result<()> {
@@ -143,13 +160,25 @@ impl Links {
         }
     }
 
-    /// Brings a device up.
+    /// Brings a device up. The address of a macvlan is taken until the kernel has taken apart the
+    /// network namespace of the container's last run, in its own time.
     pub(super) fn up(&mut self, index: u32) -> Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
-        self.ask(RouteNetlinkMessage::SetLink(link), 0).context(|| "cannot bring a device up")
+        let begun = Instant::now();
+        loop {
+            let mut link = LinkMessage::default();
+            link.header.index = index;
+            link.header.flags = LinkFlags::Up;
+            link.header.change_mask = LinkFlags::Up;
+            match self.ask(RouteNetlinkMessage::SetLink(link), 0) {
+                Err(e)
+                    if e.raw_os_error() == Some(libc::EADDRINUSE)
+                        && begun.elapsed() < TAKEN_APART =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => return other.context(|| "cannot bring a device up"),
+            }
+        }
     }
 
     /// Makes a container's device in `namespace`, where it is called `inside`.

@@ -28,7 +28,7 @@ pub mod sockets;
 mod taken;
 mod tool;
 
-pub use apply::{House, Look, has_dnsmasq, has_nft};
+pub use apply::{House, Look, check_device, has_dnsmasq, has_nft};
 pub use plan::{Member, Net, Proto, Publish};
 pub use taken::listening;
 

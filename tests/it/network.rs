@@ -202,6 +202,8 @@ fn published_ports_are_reached_from_everywhere_and_nothing_else_is() {
     assert_eq!(world.get(&world.world, &format!("{HOST}:9090")), "");
     let taken = world.coloc(&store, &["publish", "two", "8080:80"]).fails(4);
     assert!(taken.contains("one's"), "{taken}");
+    let make = ["create", "three", "--profile", "room", "--set", "network.publish+=8080:80"];
+    assert!(world.coloc(&store, &make).fails(4).contains("one's"));
     let list = world.json(&store, &["publish", "--list", "--json"]);
     assert_eq!(list[0]["publish"], "8080:80/tcp");
     assert_eq!((&list[1]["name"], &list[1]["active"]), (&"two".into(), &true.into()));
@@ -390,23 +392,71 @@ fn a_bridge_of_the_admins_and_no_network_at_all() {
         return;
     }
     let (world, store) = (World::new(), Store::mini("net-kind", 4));
-    world.sh("ip link add br7 type bridge; ip link set br7 up");
+    world.sh("ip link add br7 type bridge; ip addr add 192.0.2.1/24 dev br7; ip link set br7 up; \
+         ip link add port7 type veth peer name port8; ip link set port7 master br7");
     world.ok(&store, &["create", "on", "--profile", "room", "--network", "bridge=br7"]);
     world.ok(&store, &["start", "on"]);
     assert!(world.inside(&store, "on", "busybox ip link").text().contains("host0"));
     assert!(world.sh("ip -o link show master br7").contains("cl"));
+    // Its address is the admin's business; with one it is on that network, and with no other MAC.
+    let own = "busybox ip addr add 192.0.2.2/24 dev host0";
+    let ping = "busybox ping -c1 -W1 192.0.2.1 >/dev/null";
+    world.inside(&store, "on", &format!("{own}; {ping}")).ok();
+    let forged = "busybox ip link set host0 address 02:00:00:00:00:01";
+    assert_ne!(world.inside(&store, "on", &format!("{forged}; {ping}")).code, 0);
     world.ok(&store, &["create", "off", "--profile", "room", "--network", "none"]);
     world.ok(&store, &["start", "off"]);
     let devices = world.inside(&store, "off", "busybox ip -o link").ok();
     assert_eq!(devices.lines().count(), 1, "{devices}");
-    world.ok(&store, &["create", "odd", "--profile", "room", "--network", "bridge=w0"]);
-    let said = world.coloc(&store, &["start", "odd"]).fails(2);
-    assert!(said.contains("w0 is no bridge"), "{said}");
-    world.ok(&store, &["set", "odd", "network=bridge=nowhere"]);
-    world.coloc(&store, &["start", "odd"]).fails(3);
+    let before = (world.everything(), store.names_in("containers"));
+    for (code, network, why) in [
+        (2, "bridge=w0", "w0 is no bridge"),
+        (3, "bridge=nowhere", "no bridge nowhere"),
+        (3, "macvlan=nowhere", "no device nowhere"),
+        (2, "macvlan=lo", "lo is no Ethernet device"),
+        (4, "macvlan=port7", "port7 is part of a bridge"),
+        (2, "bridge=a/b", "no interface"),
+        (2, "macvlan=sixteen-letters-", "no interface"),
+    ] {
+        let create = ["create", "odd", "--profile", "room", "--network", network];
+        for args in [&create[..], &["set", "off", &format!("network={network}")]] {
+            let said = world.coloc(&store, args).fails(code);
+            assert!(said.contains(why) && said.contains("hint: "), "{args:?}: {said}");
+        }
+    }
+    assert_eq!((world.everything(), store.names_in("containers")), before);
+    // One that went away since.
+    world.ok(&store, &["stop", "on"]);
+    world.sh("ip link del br7");
+    let said = world.coloc(&store, &["start", "on"]).fails(3);
+    assert!(said.contains("no bridge br7"), "{said}");
+    world.sh("ip link add br7 type bridge");
     world.ok(&store, &["stop", "--all"]);
     assert_eq!(world.sh("nft list ruleset"), "");
     assert_eq!(world.sh("ip -o link show master br7"), "");
+}
+
+#[test]
+fn a_device_beside_the_hosts_is_on_the_cable_and_not_on_the_host() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-vlan", 4));
+    let before = world.everything();
+    world.ok(&store, &["create", "one", "--profile", "room", "--network", "macvlan=w0"]);
+    world.ok(&store, &["start", "one"]);
+    let own = "busybox ip addr add 198.51.100.7/24 dev host0";
+    let ping = |to: &str| format!("busybox ping -c1 -W2 {to} >/dev/null");
+    world.inside(&store, "one", &format!("{own}; {}", ping(WORLD))).ok();
+    // The kernel's own rule for such devices: not to the host that they are on.
+    assert_ne!(world.inside(&store, "one", &ping(HOST)).code, 0);
+    let said = world.coloc(&store, &["publish", "one", "8080:80"]).fails(4);
+    assert!(said.contains("network=private"), "{said}");
+    assert!(world.coloc(&store, &["check", "one"]).text().contains("network"));
+    world.ok(&store, &["restart", "one"]);
+    world.inside(&store, "one", &format!("{own}; {}", ping(WORLD))).ok();
+    world.ok(&store, &["stop", "one"]);
+    assert_eq!(world.everything(), before);
 }
 
 #[test]
