@@ -1,6 +1,8 @@
 //! Limits of a container, and what it uses of them.
 
-use super::Engine;
+use std::path::Path;
+
+use super::{Engine, unit};
 use crate::error::Result;
 use crate::profile::{Setting, Settings};
 use crate::runtime::cgroup;
@@ -40,9 +42,15 @@ impl Engine {
         match State::alive(&self.layout, name) {
             Some((state, _)) => resources
                 .apply(&state.cgroup, &state.cgroups)
+                .and_then(|()| self.share(name, &state.cgroup, resources))
                 .map_err(|e| e.context(format!("{name} keeps old limits until it is restarted"))),
             None => Ok(()),
         }
+    }
+
+    /// Has systemd know the shares of a container that is a unit of it.
+    pub(super) fn share(&self, name: &Name, payload: &Path, resources: &Resources) -> Result<()> {
+        unit::shares(&self.layout, name, payload, resources.shares(), resources::WEIGHT)
     }
 
     /// Lets all of a container take as much of the disk as its settings say. The first limit

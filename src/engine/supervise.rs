@@ -107,6 +107,7 @@ impl Engine {
             .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         plan.resources
             .apply(&cgroups.payload, &cgroups.v1)
+            .and_then(|()| self.share(name, &cgroups.payload, &plan.resources))
             .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         if let Some(rules) = &plan.devices {
             devices::confine(&cgroups.payload, rules)

@@ -1,6 +1,6 @@
 //! systemd on the host: containers as units.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -93,10 +93,40 @@ pub fn enable(layout: &Layout, container: &Name, on: bool) -> Result<()> {
 
 /// Forgets that a container, which is deleted, was to start at boot.
 pub fn forget(layout: &Layout, container: &Name) {
-    let link = format!("/etc/systemd/system/multi-user.target.wants/{}", name(layout, container));
+    let unit = name(layout, container);
+    for file in told(&unit) {
+        let _ = std::fs::remove_file(file);
+    }
+    let link = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
     if std::fs::symlink_metadata(link).is_ok() {
         let _ = enable(layout, container, false);
     }
+}
+
+/// Where systemd keeps, until the next boot, what it was told of the unit's shares.
+fn told(unit: &str) -> [PathBuf; 2] {
+    ["CPUWeight", "IOWeight"]
+        .map(|key| Path::new("/run/systemd/system.control").join(format!("{unit}.d/50-{key}.conf")))
+}
+
+/// Tells systemd the shares of processor and disk time that a container's unit has: else it puts its
+/// own back whenever it reads its units again. Nothing is to be told while they are `default`.
+pub fn shares(
+    layout: &Layout,
+    container: &Name,
+    payload: &Path,
+    [cpu, io]: [u64; 2],
+    default: u64,
+) -> Result<()> {
+    let unit = name(layout, container);
+    let of_unit = payload.parent().and_then(Path::file_name).is_some_and(|n| n == unit.as_str());
+    let known = told(&unit).iter().any(|file| file.exists());
+    if !of_unit || !booted() || (!known && cpu == default && io == default) {
+        return Ok(());
+    }
+    let (cpu, io) = (format!("CPUWeight={cpu}"), format!("IOWeight={io}"));
+    let out = systemctl(&["set-property", "--runtime", &unit, &cpu, &io])?;
+    done(out, &format!("cannot tell systemd the shares of {unit}"))
 }
 
 /// Tells systemd, if it started this process as a unit, that it is ready (sd_notify(3)).

@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::usage::Usage;
 
 /// The share that a cgroup has if nobody says anything, of processor and disk time alike.
-const WEIGHT: u64 = 100;
+pub const WEIGHT: u64 = 100;
 /// The same in the v1 file.
 const SHARES: u64 = 1024;
 
@@ -110,6 +110,14 @@ impl Resources {
     /// What is said of a v2 file, if that is a number.
     pub fn number(&self, file: &str) -> Option<u64> {
         self.writes.iter().find(|w| w.v2.0 == file)?.v2.1.parse().ok()
+    }
+
+    /// The shares of processor and disk time, which are among containers.
+    pub fn shares(&self) -> [u64; 2] {
+        ["cpu.weight", "io.weight"].map(|file| {
+            let text = self.writes.iter().find(|w| w.v2.0 == file).map_or("", |w| &w.v2.1);
+            text.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(WEIGHT)
+        })
     }
 
     /// In words, for people, what is limited.
@@ -560,6 +568,7 @@ mod tests {
             "pids": { "limit": 7 }, "unified": { "cpu.weight": "300", "io.weight": "200" }
         }));
         all.apply(&payload, &[]).unwrap();
+        assert_eq!((all.shares(), Resources::of(None).shares()), ([300, 200], [WEIGHT; 2]));
         let text = |dir: &Path, file| std::fs::read_to_string(dir.join(file)).unwrap();
         let found = ["cpu.weight", "io.bfq.weight", "pids.max"]
             .map(|file| [text(&unit, file), text(&payload, file)]);
