@@ -153,8 +153,9 @@ fn tell_resolved(layout: &Layout, net: &Net) {
     }
     let gateway = net.gateway4().to_string();
     let tell = |args: [&str; 3]| {
-        let mut command = tool::command("resolvectl");
-        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        // One that is there and does not answer would have it wait for half a minute.
+        let mut command = tool::command("timeout");
+        command.args(["10", "resolvectl"]).args(args).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
     if tell(["dns", &net.bridge, &gateway])
