@@ -1,5 +1,6 @@
 //! The AppArmor profile of a container: filled in from what its plan allows, loaded by the host's
-//! own parser, and put on its init and on whatever enters.
+//! own parser, and put on its init and on whatever enters. Where the host has SELinux, the label
+//! that its profile says is.
 //!
 //! One profile for each container, as signals and sockets within it are told from those of
 //! another by the profile's name. Nothing inside may load or change profiles.
@@ -28,6 +29,11 @@ pub fn name(store: &str, name: &str) -> String {
 /// Whether this kernel confines programs by AppArmor.
 pub fn kernel_has() -> bool {
     std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.first() == Some(&b'Y'))
+}
+
+/// Whether this kernel confines programs by SELinux, permissively or not.
+pub fn kernel_has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// The program that loads profiles.
@@ -154,6 +160,13 @@ pub fn of(pid: i32) -> Option<String> {
     (bare != "unconfined" && !bare.is_empty()).then(|| bare.to_string())
 }
 
+/// The SELinux label of the process `pid` of the host.
+pub fn selinux_of(pid: i32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/attr/current")).ok()?;
+    let label = text.trim_end_matches(['\n', '\0']);
+    (kernel_has_selinux() && !label.is_empty()).then(|| label.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +180,7 @@ mod tests {
             processes: None,
             resources: crate::runtime::resources::Resources::default(),
             label: Some("coloc_a".into()),
+            selinux: None,
             devices: None,
             limits: Vec::new(),
             hooks: Default::default(),

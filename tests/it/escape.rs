@@ -436,6 +436,27 @@ fn check_tells_what_confines_a_container_and_what_its_root_undid() {
     assert!(host.text().contains("user namespaces"), "{}", host.text());
 }
 
+/// Where SELinux is off the label is no more than a word; tests of it on need a guest.
+#[test]
+fn a_label_for_selinux_is_given_or_said_to_be_for_elsewhere() {
+    let label = "system_u:system_r:unconfined_t:s0";
+    let oci = format!(r#"{{"process": {{"selinuxLabel": "{label}"}}}}"#);
+    let profile = store().root.join("etc/coloc/profiles/labelled.json");
+    std::fs::write(profile, format!(r#"{{"init": "builtin", "oci": {oci}}}"#)).unwrap();
+    let c = Container::started(store(), "labelled", &["--profile", "labelled"]);
+    let has = std::path::Path::new("/sys/fs/selinux/enforce").exists();
+    assert_eq!(c.store.ok(&["plan", &c.name]).contains(label), has);
+    let check = c.run("check", &[]).text();
+    let row = check.lines().find(|l| l.starts_with("security module")).unwrap();
+    if has {
+        assert!(row.contains(&format!("SELinux: {label}")), "{row}");
+        assert_eq!(c.status()["security_module"], "SELinux");
+    } else if c.status()["label"].is_null() {
+        assert!(row.ends_with(&format!("for a host with SELinux: {label}")), "{row}");
+    }
+    assert_eq!(c.root_sh("echo in").ok(), "in\n");
+}
+
 #[test]
 fn containers_in_a_container_need_a_profile_that_says_so() {
     let nested = "useradd -m u; su u -c 'unshare -Urpmf --mount-proc id -u'";
