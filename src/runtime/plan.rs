@@ -278,6 +278,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     steps.extend(host_files(&note(MACHINE_ID), &host.os_release, &host.resolv_conf));
     if kind == InitKind::Systemd {
         steps.extend(masks(own_network));
+        steps.extend(certificate());
         steps.extend(networkd(&host.networkd));
     }
     // systemd does so itself only where it is not in a container.
@@ -490,6 +491,34 @@ fn masks(own_network: bool) -> Vec<Step> {
     let units = masked_units(own_network);
     steps.extend(units.map(|u| Step::Link { at: dir.join(u), to: "/dev/null".into() }));
     steps
+}
+
+/// Debian's ssl-cert makes a certificate for each machine, with which PostgreSQL and others begin. A
+/// base keeps no key, so each container makes one of its own before its services start.
+const CERTIFICATE: &str = "\
+[Unit]
+Description=Certificate of this machine's own
+DefaultDependencies=no
+ConditionFileIsExecutable=/usr/sbin/make-ssl-cert
+ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key
+After=systemd-remount-fs.service systemd-tmpfiles-setup.service
+Before=basic.target shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+ExecStart=/usr/sbin/make-ssl-cert generate-default-snakeoil --force-overwrite
+";
+
+fn certificate() -> Vec<Step> {
+    const UNIT: &str = "coloc-certificate.service";
+    let dir = Path::new(MASKED_UNITS_DIR);
+    let wants = dir.join("basic.target.wants");
+    vec![
+        Step::Write { at: dir.join(UNIT), text: CERTIFICATE.into() },
+        Step::Directory { at: wants.clone() },
+        Step::Link { at: wants.join(UNIT), to: Path::new("..").join(UNIT) },
+    ]
 }
 
 fn attr_words(attr: Attr) -> String {
