@@ -16,6 +16,12 @@ pub(crate) const CACHE: &str = "/var/cache/coloc-test";
 const REAP: &str = include_str!("reap.sh");
 pub(crate) const OWNER: &str = "colocit";
 
+/// A limit of time as it is here: `COLOC_TEST_PATIENCE` says how many times slower than usual.
+fn patient(limit: Duration) -> Duration {
+    let times = std::env::var("COLOC_TEST_PATIENCE").ok().and_then(|t| t.parse().ok());
+    limit * times.unwrap_or(1)
+}
+
 /// What a command came to.
 #[derive(Debug)]
 pub(crate) struct Out {
@@ -53,7 +59,7 @@ fn reader(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 fn end_of(child: &mut Child, limit: Duration, what: &str) -> std::process::ExitStatus {
-    let begun = Instant::now();
+    let (begun, limit) = (Instant::now(), patient(limit));
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -82,7 +88,7 @@ pub(crate) fn run_within(mut command: Command, input: &[u8], limit: Duration) ->
     let stderr = reader(child.stderr.take().unwrap());
     let status = end_of(&mut child, limit, &what);
     let rest = |pipe: mpsc::Receiver<Vec<u8>>| {
-        pipe.recv_timeout(Duration::from_secs(20))
+        pipe.recv_timeout(patient(Duration::from_secs(20)))
             .unwrap_or_else(|_| panic!("somebody holds the output of {what}"))
     };
     Out {
@@ -458,7 +464,7 @@ impl Drop for Container<'_> {
 pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
-        assert!(begun.elapsed() < LIMIT, "never: {what}");
+        assert!(begun.elapsed() < patient(LIMIT), "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
