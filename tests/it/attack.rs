@@ -144,6 +144,8 @@ fn host_marks() -> Vec<(String, Option<Mark>)> {
 
 #[test]
 fn hostile_trees_start_or_fail_clearly_and_never_touch_the_host() {
+    // Another test may be the first that needs this user, and /etc/passwd is looked at here.
+    host_user();
     let store = Store::mini("tricks", 60);
     let secret = store.root.join("secret");
     std::fs::create_dir(&secret).unwrap();

@@ -13,6 +13,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 const STORES: &str = "/var/tmp/coloc-it-";
 pub(crate) const CACHE: &str = "/var/cache/coloc-test";
+/// What is in the base of these tests.
+const PACKAGES: &str = include_str!("../../profiles/bases/debian.json");
 const REAP: &str = include_str!("reap.sh");
 pub(crate) const OWNER: &str = "colocit";
 
@@ -206,8 +208,7 @@ impl Store {
         let _turn = turn();
         let said = self.ok(&["init", "--containers", &containers.to_string()]);
         std::fs::write(self.root.join("claim"), self.claim()).unwrap();
-        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/bases/debian.json");
-        std::fs::copy(list, self.root.join("etc/coloc/bases/debian.json")).unwrap();
+        std::fs::write(self.root.join("etc/coloc/bases/debian.json"), PACKAGES).unwrap();
         said
     }
 
@@ -334,9 +335,8 @@ pub(crate) fn suite() -> String {
 }
 
 fn cached_base() -> PathBuf {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/bases/debian.json");
     let mut hash = std::hash::DefaultHasher::new();
-    std::fs::read(list).unwrap().hash(&mut hash);
+    PACKAGES.as_bytes().hash(&mut hash);
     Path::new(CACHE).join(format!("{}-{:016x}.tar", suite(), hash.finish()))
 }
 
