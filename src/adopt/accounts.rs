@@ -9,7 +9,7 @@ use super::class::ACCOUNTS;
 use super::merge::value;
 
 /// passwd, group, shadow, gshadow, subuid, subgid; None where a tree has no such file.
-pub(super) type Texts = [Option<String>; 6];
+pub type Texts = [Option<String>; 6];
 
 const PASSWD: usize = 0;
 const GROUP: usize = 1;
@@ -20,13 +20,13 @@ const SUBGID: usize = 5;
 
 /// What became of them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Merged {
+pub struct Merged {
     /// The files.
-    pub(super) texts: Texts,
+    pub texts: Texts,
     /// Accounts that could not be brought over: which file, and why.
-    pub(super) clashes: Vec<(&'static str, String)>,
+    pub clashes: Vec<(&'static str, String)>,
     /// What an admin may want to know.
-    pub(super) notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// Lines with the name before the first colon; the first of a name is the one that counts.
@@ -200,7 +200,7 @@ fn united(old: &str, mine: &str, new: &str) -> String {
 }
 
 /// The merge of all six.
-pub(super) fn merge(old: &Texts, mine: &Texts, new: &Texts) -> Merged {
+pub fn merge(old: &Texts, mine: &Texts, new: &Texts) -> Merged {
     if old == mine {
         return Merged { texts: new.clone(), ..Merged::default() };
     }

@@ -23,7 +23,7 @@ pub(super) enum Class {
 
 /// How a file falls into records, and what tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keyed {
+pub enum Keyed {
     /// Lines of certificates' names; `!` before one deselects it.
     CaConf,
     /// Lines whose second word is a path: ucf(1).

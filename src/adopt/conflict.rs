@@ -57,7 +57,7 @@ fn find(tree: &Tree, path: &str) -> Result<(Spot, Seen)> {
 /// A unified diff from the member's version to the base's; None if one of them is no text, or
 /// comparing them would take too long.
 pub fn difference(conflict: &Conflict, mine: &[u8], base: &[u8]) -> Option<String> {
-    if !is_text(mine) || !is_text(base) || !Budget::new().spend(mine, base) {
+    if !is_text(mine) || !is_text(base) || !Budget::default().spend(mine, base) {
         return None;
     }
     let (mine, base) = (std::str::from_utf8(mine).ok()?, std::str::from_utf8(base).ok()?);

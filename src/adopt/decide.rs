@@ -79,7 +79,7 @@ pub(super) fn decide(delta: &Delta, place: &Place<'_>) -> Result<Draft> {
         delta,
         place,
         tree: Tree::open(place.private)?,
-        budget: Budget::new(),
+        budget: Budget::default(),
         draft: Draft { inside: delta.inside.clone(), ..Draft::default() },
         as_new: BTreeMap::new(),
         coming: BTreeSet::new(),

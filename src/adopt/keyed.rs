@@ -35,7 +35,7 @@ impl Keyed {
 
     /// `mine` with what changed from `old` to `new`. A record that is not as in `old` stays as it
     /// is; one that is missing stays missing; order, comments and doubles stay.
-    pub(super) fn merge(self, old: &str, mine: &str, new: &str) -> String {
+    pub fn merge(self, old: &str, mine: &str, new: &str) -> String {
         let (old, new_by_key) = (self.by_key(old), self.by_key(new));
         let have = self.by_key(mine);
         // New records follow the one that they follow in `new`, so that a merge there and back

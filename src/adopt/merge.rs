@@ -54,14 +54,16 @@ pub(super) const TEXT_LIMIT: u64 = 1 << 20;
 
 /// How much comparing a container may cost. The time of a comparison grows with the square of
 /// the lines that differ, and the member chooses them; what is spent is a conflict for a person.
-pub(super) struct Budget(u64);
+pub struct Budget(u64);
 
-impl Budget {
+impl Default for Budget {
     /// About a second.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         Self(400_000_000)
     }
+}
 
+impl Budget {
     /// Takes what comparing `a` with `b` can cost at most; false when there is not as much left.
     pub(super) fn spend(&mut self, a: &[u8], b: &[u8]) -> bool {
         let lines = differing_lines(a, b);
@@ -88,7 +90,7 @@ fn differing_lines(a: &[u8], b: &[u8]) -> u64 {
 
 /// Why two texts could not be made one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Clash {
+pub enum Clash {
     /// One is not text.
     Binary,
     /// Both changed the same lines.
@@ -117,7 +119,7 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
 }
 
 /// Merges `mine` and `new`, which both come from `old`, by line.
-pub(super) fn text<'a>(
+pub fn text<'a>(
     budget: &mut Budget,
     old: &[u8],
     mine: &'a [u8],
@@ -144,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn merged(old: &str, mine: &str, new: &str) -> Result<String, Clash> {
-        text(&mut Budget::new(), old.as_bytes(), mine.as_bytes(), new.as_bytes())
+        text(&mut Budget::default(), old.as_bytes(), mine.as_bytes(), new.as_bytes())
             .map(|t| String::from_utf8(t.into_owned()).unwrap())
     }
 

@@ -37,9 +37,12 @@ mod tests;
 
 use std::path::Path;
 
+pub use accounts::{Merged, Texts, merge as merge_accounts};
 pub use apply::commit;
+pub use class::Keyed;
 pub use conflict::{Take, difference, resolve, texts, unresolved};
 pub use delta::{Delta, delta};
+pub use merge::{Budget, Clash, text as merge_text};
 pub use plan::{Plan, load, plan, predict};
 
 /// Where a container is, and between which generations it goes.

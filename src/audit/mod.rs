@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use index::Index;
 pub use plan::{Left, restart_plan};
-pub use process::moment;
+pub use process::{Mapping, each_mapping, moment, start_in, user_in};
 
 use crate::error::Result;
 use crate::store::running::State;

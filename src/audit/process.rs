@@ -42,7 +42,8 @@ pub(super) fn start(pid: i32) -> Option<u64> {
     start_in(&short(pid, "stat")?)
 }
 
-fn start_in(stat: &str) -> Option<u64> {
+/// When a process began, by the text of its `stat`.
+pub fn start_in(stat: &str) -> Option<u64> {
     // The command in parentheses can hold anything, so count from its end.
     stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
 }
@@ -52,7 +53,8 @@ pub(super) fn user(pid: i32) -> Option<u32> {
     user_in(&short(pid, "status")?)
 }
 
-fn user_in(status: &str) -> Option<u32> {
+/// The effective user of a process, by the text of its `status`.
+pub fn user_in(status: &str) -> Option<u32> {
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     ids.split_whitespace().nth(1)?.parse().ok()
 }
@@ -122,15 +124,18 @@ fn is_of_base(pid: i32, range: &str, index: &Index) -> bool {
 
 /// A line of maps that is of a file.
 #[derive(Debug, PartialEq, Eq)]
-struct Mapping<'a> {
-    range: &'a str,
-    device: (u32, u32),
-    inode: u64,
+pub struct Mapping<'a> {
+    /// Where in its memory.
+    pub range: &'a str,
+    /// The device of the file.
+    pub device: (u32, u32),
+    /// Its inode.
+    pub inode: u64,
 }
 
 /// Calls `each` for the file mappings in the text of /proc/PID/maps. Paths are skipped unread:
 /// they hold whatever their owner likes but a newline, which the kernel escapes.
-fn each_mapping(mut reader: impl BufRead, mut each: impl FnMut(&Mapping<'_>)) {
+pub fn each_mapping(mut reader: impl BufRead, mut each: impl FnMut(&Mapping<'_>)) {
     let mut line = Vec::new();
     loop {
         line.clear();

@@ -49,7 +49,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 }
 
 /// The changes that `apt-get -s` announces.
-pub(super) fn foreseen(output: &[String]) -> Vec<PackageChange> {
+pub fn foreseen(output: &[String]) -> Vec<PackageChange> {
     let mut list: Vec<PackageChange> = output.iter().filter_map(|l| announced(l)).collect();
     list.sort_by(|a, b| a.name.cmp(&b.name));
     list
@@ -86,7 +86,7 @@ pub(super) fn security(changes: &[PackageChange]) -> BTreeSet<String> {
 }
 
 /// The package that apt did not find, if that is what went wrong.
-pub(super) fn unknown(output: &[String]) -> Option<Error> {
+pub fn unknown(output: &[String]) -> Option<Error> {
     let name = output.iter().find_map(|line| {
         let said = line.strip_prefix("E: ")?;
         said.strip_prefix("Unable to locate package ").or_else(|| {
@@ -101,7 +101,7 @@ pub(super) fn unknown(output: &[String]) -> Option<Error> {
 }
 
 /// What to show of a line while apt works; None for what is only noise.
-pub(super) fn step(line: &str) -> Option<String> {
+pub fn step(line: &str) -> Option<String> {
     let words: Vec<&str> = line.split(' ').collect();
     match words.as_slice() {
         ["Unpacking", name, ..] => Some(format!("unpacking {name}")),

@@ -51,7 +51,7 @@ impl Hints {
 
 /// The unit that a line asks to have restarted. What was to be started or stopped is another
 /// matter: the container's own links say whether it runs.
-fn restart(line: &str) -> Option<String> {
+pub fn restart(line: &str) -> Option<String> {
     let (service, action) = line.split_once(' ')?;
     let is_unit = [".service", ".socket"].iter().any(|end| service.ends_with(end));
     let asks = ["restart", "try-restart"].contains(&action);

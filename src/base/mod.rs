@@ -4,7 +4,7 @@
 //! `packages`, [`crate::tree::manifest`] says later whether it still is what was published;
 //! [`transaction`] makes the next one out of it, [`diff`] says what is different. The engine moves the directory into place; nothing here knows of containers.
 
-mod apt;
+pub mod apt;
 pub mod build;
 pub mod diff;
 mod guard;

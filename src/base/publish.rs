@@ -110,10 +110,13 @@ pub(super) fn package_list(generation_dir: &Path) -> Result<Vec<Package>> {
 
 /// A package as dpkg has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) architecture: String,
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture; `-` where dpkg says none.
+    pub architecture: String,
 }
 
 impl Package {
@@ -224,14 +227,14 @@ fn move_local(tree: &Inside) -> Result<()> {
 }
 
 /// The packages of a dpkg status file that are in the state `installed`.
-pub(super) fn installed(status: &str) -> Vec<Package> {
+pub fn installed(status: &str) -> Vec<Package> {
     let mut list: Vec<Package> = in_state(status, |state| state == "installed").collect();
     list.sort();
     list
 }
 
 /// The packages of a dpkg status file that are neither installed nor gone.
-pub(super) fn unfinished(status: &str) -> Vec<Package> {
+pub fn unfinished(status: &str) -> Vec<Package> {
     let rest = ["installed", "not-installed", "config-files"];
     in_state(status, |state| !rest.contains(&state)).collect()
 }

@@ -31,6 +31,9 @@ pub(super) fn run(engine: &Engine, args: &PlanArgs) -> Result<ExitCode> {
     if let Some(label) = &plan.label {
         println!("confine by the AppArmor profile {label}");
     }
+    if let Some(label) = &plan.selinux {
+        println!("confine by the SELinux label {}", printable(label));
+    }
     for hook in plan.hooks.all() {
         println!("at {} run {}", hook.point, printable(&hook.path.to_string_lossy()));
     }

@@ -103,7 +103,13 @@ fn show(d: &Detail) {
     let supervisor = d.supervisor_pid.map_or("gone".into(), |p| format!("pid {p}"));
     line("supervisor", running.then_some(supervisor));
     usage(&d.usage, line);
-    line("confined by", d.label.as_ref().map(|l| format!("AppArmor profile {l}")));
+    line(
+        "confined by",
+        d.label.as_ref().map(|l| match d.security_module {
+            Some("SELinux") => format!("SELinux label {l}"),
+            _ => format!("AppArmor profile {l}"),
+        }),
+    );
     line("ids", d.ids.map(|i| format!("{}-{}", i.start, i.start + i.count - 1)));
     line("tree", Some(d.path.clone()));
 }

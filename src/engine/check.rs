@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use oci_spec::runtime::Spec;
+
 use super::{Engine, unit};
 use crate::error::{Error, Kind, Result};
 use crate::profile::Mode;
@@ -40,15 +42,10 @@ impl Engine {
             tool("mmdebstrap", "base create --suite needs it: apt-get install mmdebstrap"),
             tool("nft", "network=private needs it: apt-get install nftables"),
             tool("dnsmasq", "names of containers need it: apt-get install dnsmasq-base"),
-            Check::new(
-                "systemd",
-                Verdict::Note,
-                if unit::booted() {
-                    "containers are units"
-                } else {
-                    "none: containers are processes"
-                },
-            ),
+            match unit::booted() {
+                true => Check::new("systemd", Verdict::Good, "containers are units"),
+                false => Check::new("systemd", Verdict::Note, "none: containers are processes"),
+            },
         ]
     }
 
@@ -98,7 +95,7 @@ impl Engine {
             return Err(Error::new(Kind::State, format!("{name} does not run"))
                 .hint(format!("start it: coloc start {name}")));
         };
-        let (_, plan, _) = self.plan(&record)?;
+        let (spec, plan, _) = self.plan(&record)?;
         let network = self.settings(&record)?.network.mode;
         let proc = PathBuf::from(format!("/proc/{}", state.init.pid));
         let status = text(proc.join("status")).unwrap_or_default();
@@ -128,7 +125,7 @@ impl Engine {
             },
             check::devices(devices::is_confined(&state.cgroup).ok()),
             masks(&proc, &plan),
-            confined(&proc, &plan),
+            confined(&proc, &plan, spec_label(&spec)),
             limits(&read("limits"), &state, &plan),
             user_limits(&init, &plan),
         ];
@@ -239,14 +236,27 @@ fn user_limits(init: &std::os::fd::OwnedFd, plan: &Plan) -> Check {
 
 /// Whether the host has what it takes to load profiles, or another module.
 fn security_module() -> Check {
-    let selinux = Path::new("/sys/fs/selinux/enforce").exists();
+    let selinux = label::kernel_has_selinux();
     check::security_module(label::kernel_has(), label::parser().is_some(), selinux)
 }
 
-fn confined(proc: &Path, plan: &Plan) -> Check {
-    match (&plan.label, text(proc.join("attr/apparmor/current"))) {
-        (Some(want), seen) => check::label(seen.as_deref(), want),
-        (None, _) => security_module(),
+/// The SELinux label that a spec asks for, whether this host has SELinux or not.
+fn spec_label(spec: &Spec) -> Option<&str> {
+    spec.process().as_ref()?.selinux_label().as_deref()
+}
+
+fn confined(proc: &Path, plan: &Plan, asked: Option<&str>) -> Check {
+    if let Some(want) = &plan.label {
+        return check::label(text(proc.join("attr/apparmor/current")).as_deref(), want);
+    }
+    match (&plan.selinux, asked) {
+        (Some(want), _) => check::context(text(proc.join("attr/current")).as_deref(), want),
+        (None, Some(label)) => {
+            let mut row = security_module();
+            row.found = format!("{}; for a host with SELinux: {label}", row.found);
+            row
+        }
+        (None, None) => security_module(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! `coloc create`: a private tree over a base.
 
 use std::ffi::OsStr;
+use std::fs::{File, FileTimes};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{Engine, owners};
 use crate::error::{Context, Error, Kind, Result};
@@ -21,6 +22,7 @@ use crate::store::{BaseRecord, Name, Record, atomic, ids};
 use crate::sys::Named;
 use crate::tree::accounts::{self, Accounts};
 use crate::tree::copy::{self, Shift};
+use crate::tree::inside::Inside;
 
 /// What a new container is to be.
 #[derive(Debug, Clone, Default)]
@@ -112,10 +114,13 @@ impl Engine {
         std::fs::create_dir(staging)?;
         std::fs::set_permissions(staging, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let keys = Keys::begin(staging, tree, &record.name)?;
-        let room = Room { root: staging.join("private"), shift: Shift(record.ids.start) };
-        room.copy_private_parts(tree)?;
+        let place = staging.join("private");
+        std::fs::create_dir(&place)?;
+        let shift = Shift(record.ids.start);
+        let room = Room { tree: Inside::open(&place)?, base: Inside::open(tree)?, shift };
+        room.copy_private_parts(&place, tree)?;
         journal::step("create.copied");
-        room.make_own(record, tree)?;
+        room.make_own(record)?;
         room.move_in(&record.owners, accounts)?;
         keys.finish(&room)?;
         record.save_in(staging)?;
@@ -162,19 +167,24 @@ fn new_machine_id() -> Result<String> {
 }
 
 fn read_accounts(tree: &Path) -> Result<Accounts> {
-    let read = |name: &str| std::fs::read_to_string(tree.join("etc").join(name));
-    let context = |name: &'static str| move || format!("cannot read the base's /etc/{name}");
+    let tree = Inside::open(tree)?;
+    let read = |path: &str| tree.text(path).context(|| format!("cannot read the base's /{path}"));
+    let needed = |path: &str| {
+        read(path)?.ok_or_else(|| Error::new(Kind::Damaged, format!("the base has no /{path}")))
+    };
     Ok(Accounts {
-        passwd: read("passwd").context(context("passwd"))?,
-        group: read("group").context(context("group"))?,
-        shadow: read("shadow").ok(),
-        gshadow: read("gshadow").ok(),
+        passwd: needed("etc/passwd")?,
+        group: needed("etc/group")?,
+        shadow: read("etc/shadow")?,
+        gshadow: read("etc/gshadow")?,
     })
 }
 
-/// The private tree while it is made. Nobody else is in it yet, so paths are safe here.
+/// The private tree while it is made. Nobody else is in it yet; but links of the base's are, and
+/// whoever made that may have them lead anywhere.
 struct Room {
-    root: PathBuf,
+    tree: Inside,
+    base: Inside,
     shift: Shift,
 }
 
@@ -182,86 +192,58 @@ struct Room {
 const NOT_PRIVATE: [&str; 6] = ["usr", "proc", "sys", "dev", "run", "tmp"];
 
 impl Room {
-    fn copy_private_parts(&self, tree: &Path) -> Result<()> {
+    fn copy_private_parts(&self, place: &Path, tree: &Path) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| {
             rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?})"))
         };
-        self.directory("", 0o755, 0)?;
+        self.directory(".", 0o755, 0)?;
         let skip = |name: &OsStr| NOT_PRIVATE.iter().any(|n| name == OsStr::new(n));
-        copy::contents(open(tree)?.as_fd(), open(&self.root)?.as_fd(), self.shift, &skip)?;
+        copy::contents(open(tree)?.as_fd(), open(place)?.as_fd(), self.shift, &skip)?;
         for name in NOT_PRIVATE {
             self.directory(name, if name == "tmp" { 0o1777 } else { 0o755 }, 0)?;
         }
         Ok(())
     }
 
-    fn own(&self, path: &Path, uid: u32) -> Result<()> {
-        let id = Some(uid + self.shift.0);
-        chown(path, id, id).context(|| format!("cannot own {}", path.display()))
-    }
-
     fn directory(&self, path: &str, mode: u32, uid: u32) -> Result<()> {
-        let path = self.root.join(path);
-        match std::fs::create_dir(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            other => other.context(|| format!("cannot make {}", path.display()))?,
-        }
-        self.own(&path, uid)?;
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        Ok(())
+        let id = uid + self.shift.0;
+        let made = self.tree.make_dir(path).and_then(|()| self.tree.give(path, id, id));
+        made.and_then(|()| self.tree.set_mode(path, mode))
+            .map_err(|e| e.context(format!("cannot make /{path}")))
     }
 
     /// Writes a file anew, whatever was there; with its group where that is not root's.
-    fn file(&self, path: &str, text: &str, mode: u32, gid: u32) -> Result<()> {
-        use std::io::Write;
-        let full = self.root.join(path);
-        let context = || format!("cannot write /{path}");
-        match std::fs::remove_file(&full) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context(context),
-            _ => {}
-        }
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&full)
-            .context(context)?;
-        file.write_all(text.as_bytes()).context(context)?;
-        chown(&full, Some(self.shift.0), Some(self.shift.0 + gid)).context(context)?;
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).context(context)
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.root.join(path).exists()
+    fn file(&self, path: &str, text: &str, mode: u32, gid: u32) -> Result<File> {
+        let put = self.tree.put(path, text.as_bytes(), mode, self.shift.0, self.shift.0 + gid);
+        put.map_err(|e| e.context(format!("cannot write /{path}")))
     }
 
     /// What a machine has of its own.
-    fn make_own(&self, record: &Record, tree: &Path) -> Result<()> {
+    fn make_own(&self, record: &Record) -> Result<()> {
         let name = record.name.as_str();
         self.file("etc/machine-id", &format!("{}\n", record.machine_id), 0o444, 0)?;
         self.file("etc/hostname", &format!("{name}\n"), 0o644, 0)?;
-        let hosts = std::fs::read_to_string(tree.join("etc/hosts")).unwrap_or_default();
+        let hosts = self.base.text("etc/hosts")?.unwrap_or_default();
         self.file("etc/hosts", &format!("{hosts}127.0.1.1 {name}\n"), 0o644, 0)?;
-        self.system_ids(tree)?;
+        self.system_ids()?;
         // As systemd-update-done leaves them: nothing in here is older than this /usr, so the
         // first boot need not bring it up to date.
-        let stamp = std::fs::metadata(tree.join("usr"))?.modified()?;
+        let usr = self.base.stat("usr")?.ok_or_else(|| Error::failed("the base has no /usr"))?;
+        let since = Duration::new(usr.st_mtime.unsigned_abs(), usr.st_mtime_nsec as u32);
+        let stamp = FileTimes::new().set_modified(UNIX_EPOCH + since);
         for dir in ["etc", "var"] {
-            let path = format!("{dir}/.updated");
-            self.file(&path, "", 0o644, 0)?;
-            let file = std::fs::File::options().write(true).open(self.root.join(path))?;
-            file.set_times(std::fs::FileTimes::new().set_modified(stamp))?;
+            self.file(&format!("{dir}/.updated"), "", 0o644, 0)?.set_times(stamp)?;
         }
         Ok(())
     }
 
     /// Accounts that are made inside stay clear of those that a base update may bring.
-    fn system_ids(&self, tree: &Path) -> Result<()> {
+    fn system_ids(&self) -> Result<()> {
         let (first, last) = (accounts::PRIVATE_FIRST, accounts::PRIVATE_LAST);
         let edit = |path: &str, lines: [String; 4]| -> Result<()> {
-            let Ok(text) = std::fs::read_to_string(tree.join(path)) else { return Ok(()) };
-            self.file(path, &set_lines(&text, &lines), 0o644, 0)
+            let Some(text) = self.base.text(path)? else { return Ok(()) };
+            self.file(path, &set_lines(&text, &lines), 0o644, 0).map(drop)
         };
         edit(
             "etc/adduser.conf",
@@ -285,7 +267,8 @@ impl Room {
 
     /// The owners' accounts, with their homes.
     fn move_in(&self, owners: &[String], accounts: &mut Accounts) -> Result<()> {
-        let shell = if self.has("etc/skel/.bashrc") { "/bin/bash" } else { "/bin/sh" };
+        let bash = self.tree.kind("etc/skel/.bashrc")?.is_some();
+        let shell = if bash { "/bin/bash" } else { "/bin/sh" };
         // The members of a group get theirs when they come.
         for owner in owners.iter().filter(|o| *o != "root" && !o.starts_with('@')) {
             let id = accounts.add_user(owner, shell);
@@ -308,7 +291,7 @@ impl Room {
                 self.file(path, text, 0o640, shadow)?;
             }
         }
-        if self.has("etc/sudoers.d") {
+        if self.tree.kind("etc/sudoers.d")?.is_some() {
             // An owner has no password here, and nothing to prove to their own container.
             let rule = "# Made by coloc: the owners are root of their container.\n\
                         %sudo ALL=(ALL:ALL) NOPASSWD: ALL\n";
@@ -320,13 +303,15 @@ impl Room {
     fn home(&self, owner: &str, id: u32) -> Result<()> {
         let home = format!("home/{owner}");
         self.directory(&home, 0o700, id)?;
-        for entry in std::fs::read_dir(self.root.join("etc/skel")).into_iter().flatten().flatten() {
-            if !entry.file_type()?.is_file() {
+        for name in self.tree.names("etc/skel")? {
+            let from = format!("etc/skel/{name}");
+            let Some(stat) = self.tree.stat(&from)? else { continue };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 continue;
             }
-            let to = self.root.join(&home).join(entry.file_name());
-            std::fs::copy(entry.path(), &to).context(|| format!("cannot fill /{home}"))?;
-            self.own(&to, id)?;
+            let bytes = self.tree.bytes(&from)?.unwrap_or_default();
+            let (mode, id) = (stat.st_mode & 0o7777, id + self.shift.0);
+            self.tree.put(&format!("{home}/{name}"), &bytes, mode, id, id)?;
         }
         Ok(())
     }

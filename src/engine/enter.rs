@@ -16,6 +16,7 @@ use crate::runtime::near::Near;
 use crate::runtime::relay::gone_within;
 use crate::store::running::State;
 use crate::store::{Name, Record};
+use crate::sys::label::Module;
 use crate::sys::path::open_dir;
 use crate::sys::process::End;
 use crate::tree::accounts::{self, User};
@@ -71,7 +72,9 @@ impl Engine {
             _ => self.program(&record, &account, request)?,
         };
         // Not what the plan says: it may have been started before AppArmor was there.
-        program.label = label::of(state.init.pid);
+        program.label = label::of(state.init.pid)
+            .map(|name| (Module::AppArmor, name))
+            .or_else(|| Some((Module::SeLinux, program.bounds.selinux.clone()?)));
         let session = request.command.is_empty() && request.line.is_none();
         let told = verb == Verb::Shell && session && near.terminal.is_some();
         let mut notes = match self.caller.member() {

@@ -78,6 +78,10 @@ impl Engine {
         let stale = self.stale(Some(name)).map_or(0, |s| audit::processes_in(s.iter()));
         let row = self.row(name, record, stale);
         let alive = State::alive(&self.layout, name).map(|(state, _)| state);
+        let init = alive.as_ref().map(|s| s.init.pid);
+        let label = init.and_then(label::of).map(|l| ("AppArmor", l));
+        let label = label.or_else(|| Some(("SELinux", init.and_then(label::selinux_of)?)));
+        let (security_module, label) = label.unzip();
         let private = self.layout.private(name);
         let record = record.as_ref().ok();
         let mut usage = self.usage(name, record);
@@ -107,7 +111,8 @@ impl Engine {
                 .filter(|s| s.supervisor.open().is_some())
                 .map(|s| s.supervisor.pid),
             cgroup: alive.as_ref().map(|s| s.cgroup.display().to_string()),
-            label: alive.as_ref().and_then(|s| label::of(s.init.pid)),
+            security_module,
+            label,
             path: private.display().to_string(),
             row,
         }

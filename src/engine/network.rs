@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::network::plan::Member;
 use crate::network::{self, House, Proto, Publish, Wish, listening, sockets};
 use crate::profile::{self, Mode, Protocol, Setting, Settings};
+use crate::runtime::label;
 use crate::runtime::plan::HostFacts;
 use crate::status::check::{Check, Verdict};
 use crate::store::lock::{self, Subject};
@@ -118,7 +119,11 @@ impl Engine {
     /// What a container may know of the host.
     pub(super) fn host_facts(&self, record: &Record, settings: &Settings) -> Result<HostFacts> {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let mut facts = HostFacts { os_release: read("/etc/os-release"), ..HostFacts::default() };
+        let mut facts = HostFacts {
+            os_release: read("/etc/os-release"),
+            selinux: label::kernel_has_selinux(),
+            ..HostFacts::default()
+        };
         if settings.network.mode == Mode::Host {
             facts.resolv_conf = read("/etc/resolv.conf");
         }

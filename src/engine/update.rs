@@ -23,6 +23,7 @@ use crate::store::{BaseRecord, Name, Record, atomic, record};
 use crate::sys::path::open_dir;
 use crate::sys::process;
 use crate::tree::accounts::ids_of;
+use crate::tree::inside::Inside;
 use crate::tree::{self, file};
 
 /// What a first Ctrl-C is answered from then on.
@@ -362,13 +363,13 @@ impl Engine {
         let mut taken = Taken::default();
         for record in self.containers_of(base)? {
             let tree = self.layout.generation(base, record.generation).join("tree");
-            let read = |name: &str| std::fs::read_to_string(tree.join("etc").join(name));
+            let tree = Inside::open(&tree)?;
             let (passwd, group) = self.private_accounts(&record)?;
             for (file, own, taken) in
-                [("passwd", passwd, &mut taken.users), ("group", group, &mut taken.groups)]
+                [("etc/passwd", passwd, &mut taken.users), ("etc/group", group, &mut taken.groups)]
             {
                 let known: BTreeMap<String, u32> =
-                    ids_of(&read(file).unwrap_or_default()).collect();
+                    ids_of(&tree.text(file)?.unwrap_or_default()).collect();
                 let own = ids_of(&own).filter(|(name, _)| !known.contains_key(name));
                 taken.extend(own.map(|(name, id)| (id, format!("{name} in {}", record.name))));
             }

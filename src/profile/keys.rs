@@ -235,8 +235,8 @@ pub const KEYS: &[Key] = &[
         Kind::Fragment,
         "{}",
         "A fragment of an OCI runtime spec, merged over what the other keys make: \
-         process.capabilities, linux.seccomp, linux.resources, linux.devices, mounts, hooks and \
-         annotations.",
+         process.capabilities, process.selinuxLabel, linux.mountLabel, linux.seccomp, \
+         linux.resources, linux.devices, mounts, hooks and annotations.",
     ),
     now(only(
         Place::Container,

@@ -19,8 +19,10 @@ use super::keys::nearest;
 use super::spec::WITHOUT;
 
 /// The parts that a fragment can have.
-pub(super) const PARTS: [&str; 7] = [
+pub(super) const PARTS: [&str; 9] = [
     "process.capabilities",
+    "process.selinuxLabel",
+    "linux.mountLabel",
     "linux.seccomp",
     "linux.resources",
     "linux.devices",
@@ -55,6 +57,7 @@ fn part(path: &str, node: &Node) -> Result<(), Fault> {
             known::<LinuxCapabilities>(path, node)?;
             capabilities(node)
         }
+        "process.selinuxLabel" | "linux.mountLabel" => context(path, node),
         "linux.seccomp" => known::<LinuxSeccomp>(path, &with_default_action(node)),
         "linux.resources" => known::<LinuxResources>(path, node),
         "linux.devices" => {
@@ -77,6 +80,20 @@ fn part(path: &str, node: &Node) -> Result<(), Fault> {
             Err(fault.hint(format!("{near}these can: {}", PARTS.join(", "))))
         }
     }
+}
+
+/// USER:ROLE:TYPE, and a LEVEL where the policy has levels; whether it knows them is its own to say.
+fn context(path: &str, node: &Node) -> Result<(), Fault> {
+    let Data::Plain(Json::String(text)) = &node.data else {
+        return Err(Fault::new(node.line, format!("{path} is {}, not a text", node.what())));
+    };
+    let word = |w: &str| !w.is_empty() && w.chars().all(|c| c.is_ascii_graphic());
+    let parts: Vec<&str> = text.splitn(4, ':').collect();
+    if (3..=4).contains(&parts.len()) && parts.into_iter().all(word) && text.len() < 256 {
+        return Ok(());
+    }
+    Err(Fault::new(node.line, format!("{path} is no SELinux label: {text:?}"))
+        .hint("one is USER:ROLE:TYPE:LEVEL, such as system_u:system_r:container_t:s0"))
 }
 
 /// Reads `node` as a `T`, and finds keys that `T` dropped because it does not know them.
@@ -262,6 +279,8 @@ mod tests {
             json!({"mounts": [{"destination": "/mnt", "type": "bind", "source": "/proc"}]}),
             json!({"mounts": [{"destination": "/usr", "type": "tmpfs"}]}),
             json!({"mounts": [{"destination": "/mnt", "type": "proc"}]}),
+            json!({"process": {"selinuxLabel": "container_t"}}),
+            json!({"linux": {"mountLabel": "a:b:c d"}}),
         ] {
             assert!(check(&Node::from(&bad)).is_err(), "{bad}");
         }

@@ -93,8 +93,11 @@ fn of_kind(kind: Kind) -> Json {
         Kind::Fragment => {
             let mut properties = Map::new();
             for part in PARTS {
-                let list = matches!(part, "mounts" | "linux.devices");
-                let kind = if list { "array" } else { "object" };
+                let kind = match part {
+                    "mounts" | "linux.devices" => "array",
+                    "process.selinuxLabel" | "linux.mountLabel" => "string",
+                    _ => "object",
+                };
                 put(&mut properties, part, json!({"type": kind}));
             }
             json!({"type": "object", "properties": properties, "additionalProperties": false})

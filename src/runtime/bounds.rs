@@ -5,6 +5,7 @@
 //! has become of the profile, and nothing is to be compiled for it.
 //!
 //! ```text
+//! one line      "selinux", and the label where there is one
 //! one line      the capabilities, with commas, as in the spec
 //! one line      the limits, with commas
 //! then, 8 bytes for each instruction   code (2), jt (1), jf (1), k (4), little-endian
@@ -20,10 +21,13 @@ use crate::sys::seccomp::Instruction;
 
 /// The file in the container's run directory.
 pub const FILE: &str = "bounds";
+const LABEL: &str = "selinux ";
 
 /// What init has, and whoever enters gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounds {
+    /// The SELinux label that init was given.
+    pub selinux: Option<String>,
     /// Capabilities that stay in the bounding set, such as `CAP_CHOWN`.
     pub capabilities: Vec<String>,
     /// What a process may have at most.
@@ -35,7 +39,8 @@ pub struct Bounds {
 impl Bounds {
     /// Those of a container that is started by `plan`.
     pub fn of(plan: &Plan) -> Self {
-        let mut bounds = Self { limits: plan.limits.clone(), ..Self::default() };
+        let mut bounds =
+            Self { selinux: plan.selinux.clone(), limits: plan.limits.clone(), ..Self::default() };
         for step in &plan.steps {
             match step {
                 Step::Bound(keep) => bounds.capabilities.clone_from(keep),
@@ -49,7 +54,9 @@ impl Bounds {
     /// Writes them to `run`, the container's run directory. They need not outlive the boot.
     pub fn save(&self, run: &Path) -> Result<()> {
         let limits: Vec<String> = self.limits.iter().map(ToString::to_string).collect();
-        let lines = format!("{}\n{}\n", self.capabilities.join(","), limits.join(","));
+        let label = self.selinux.as_deref().unwrap_or_default();
+        let lines =
+            format!("{LABEL}{label}\n{}\n{}\n", self.capabilities.join(","), limits.join(","));
         let mut bytes = lines.into_bytes();
         for Instruction { code, jt, jf, k } in &self.filter {
             bytes.extend(code.to_le_bytes());
@@ -62,7 +69,8 @@ impl Bounds {
     /// Reads them from `run`; None if they are not there, or are not whole.
     pub fn load(run: &Path) -> Option<Self> {
         let bytes = std::fs::read(run.join(FILE)).ok()?;
-        let mut parts = bytes.splitn(3, |b| *b == b'\n');
+        let mut parts = bytes.splitn(4, |b| *b == b'\n');
+        let label = std::str::from_utf8(parts.next()?).ok()?.strip_prefix(LABEL)?;
         let mut words = || {
             let line = std::str::from_utf8(parts.next()?).ok()?;
             Some(line.split(',').filter(|w| !w.is_empty()).map(String::from).collect())
@@ -75,6 +83,7 @@ impl Bounds {
             Some(Instruction { code, jt, jf, k })
         };
         Some(Self {
+            selinux: Some(label.to_string()).filter(|l| !l.is_empty()),
             capabilities,
             limits: limits.iter().map(|l| l.parse().ok()).collect::<Option<_>>()?,
             filter: chunks.map(instruction).collect::<Option<_>>()?,
@@ -97,6 +106,7 @@ mod tests {
         for bounds in [
             Bounds::default(),
             Bounds {
+                selinux: Some("system_u:system_r:container_t:s0:c1,c2".into()),
                 capabilities: vec!["CAP_CHOWN".into(), "CAP_KILL".into()],
                 limits: vec!["nofile 9:unlimited".parse().unwrap()],
                 filter,
@@ -107,7 +117,13 @@ mod tests {
         }
         let path = dir.join(FILE);
         let whole = std::fs::read(&path).unwrap();
-        for bad in [&whole[..whole.len() - 1], b"", b"CAP_CHOWN", b"CAP_CHOWN\nnofile\n"] {
+        for bad in [
+            &whole[..whole.len() - 1],
+            b"",
+            b"selinux \nCAP_CHOWN",
+            b"CAP_CHOWN\n\n",
+            b"selinux \nCAP_CHOWN\nnofile\n",
+        ] {
             atomic::write(&path, bad, 0o600).unwrap();
             assert_eq!(Bounds::load(&dir), None, "{bad:?}");
         }

@@ -16,7 +16,7 @@ use super::hooks::Hooks;
 use super::plan::{MASK_DIR, MASK_FILE, Plan, Step};
 use super::protocol::{Channel, Message};
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::label::{Door, When};
+use crate::sys::label::{Door, Module, When};
 use crate::sys::mount::{self, Attr};
 use crate::sys::path::{Links, open_dir, open_in};
 use crate::sys::{self, Named, tty};
@@ -60,7 +60,7 @@ fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::
         return Err(Error::failed("the plan does not end in an init"));
     };
     // Opened while the host's /proc is in sight; gone through last.
-    let label = plan.label.as_deref().map(|name| label(name, kind)).transpose()?;
+    let label = label(plan, kind)?;
     for step in steps {
         carry_out(step, &mut hands).context(|| format!("cannot {step}"))?;
     }
@@ -74,10 +74,16 @@ fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::
     become_init(kind, args, env, &console.slave, label)
 }
 
-/// The way to the label of init, which a built-in one takes without executing anything.
-fn label<'a>(name: &'a str, kind: &str) -> Result<(&'a str, Door)> {
+/// The way to the label of init, which a built-in one takes without executing anything. No kernel
+/// has both modules at work.
+fn label<'a>(plan: &'a Plan, kind: &str) -> Result<Option<(&'a str, Door)>> {
+    let (name, module) = match (&plan.label, &plan.selinux) {
+        (Some(name), _) => (name, Module::AppArmor),
+        (None, Some(name)) => (name, Module::SeLinux),
+        (None, None) => return Ok(None),
+    };
     let when = if kind == "builtin" { When::Now } else { When::OnExec };
-    Ok((name, Door::open(open_dir("/proc")?, when)?))
+    Ok(Some((name, Door::open(open_dir("/proc")?, module, when)?)))
 }
 
 fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
@@ -287,7 +293,7 @@ fn become_init(
     sys::process::close_others_on_exec()?;
     sys::process::default_signals()?;
     if let Some((name, door)) = label {
-        door.enter(name)?;
+        door.enter(name).context(|| format!("the kernel refuses the label {name}"))?;
     }
     if kind == "builtin" {
         super::init::run();

@@ -26,7 +26,7 @@ use super::near::Near;
 use super::relay::{self, Line};
 use crate::error::{Context, Error, Result};
 use crate::store::running::State;
-use crate::sys::label::{Door, When};
+use crate::sys::label::{Door, Module, When};
 use crate::sys::process::{self, End};
 use crate::sys::seccomp;
 use crate::sys::tty::{self, Pty, Size};
@@ -53,8 +53,8 @@ pub struct Program {
     pub stream_uid: u32,
     /// What confines it.
     pub bounds: Bounds,
-    /// The AppArmor profile that it comes under: that of the container's init.
-    pub label: Option<String>,
+    /// The label that it comes under: that of the container's init.
+    pub label: Option<(Module, String)>,
     /// First host id of the container.
     pub ids_start: u32,
     /// Whether it is to reach the caller's ssh agent.
@@ -237,7 +237,8 @@ fn become_program(
 ) -> i32 {
     let prepared = (|| -> Result<()> {
         // The kernel lets a process open no other's.
-        let door = program.label.as_ref().map(|_| Door::open(proc, When::OnExec)).transpose()?;
+        let door = |module| Door::open(proc, module, When::OnExec);
+        let door = program.label.as_ref().map(|(module, _)| door(*module)).transpose()?;
         if has_pty {
             tty::take_terminal(streams[0])?;
         } else {
@@ -254,8 +255,8 @@ fn become_program(
         rustix::process::umask(Mode::from_raw_mode(0o022));
         process::become_user(program.uid, program.gid, &program.groups)?;
         enter_directory(&program.cwd)?;
-        if let (Some(label), Some(door)) = (&program.label, door) {
-            door.enter(label)?;
+        if let (Some((_, label)), Some(door)) = (&program.label, door) {
+            door.enter(label).context(|| format!("the kernel refuses the label {label}"))?;
         }
         Ok(())
     })();

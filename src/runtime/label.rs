@@ -1,5 +1,6 @@
 //! The AppArmor profile of a container: filled in from what its plan allows, loaded by the host's
-//! own parser, and put on its init and on whatever enters.
+//! own parser, and put on its init and on whatever enters. Where the host has SELinux, the label
+//! that its profile says is.
 //!
 //! One profile for each container, as signals and sockets within it are told from those of
 //! another by the profile's name. Nothing inside may load or change profiles.
@@ -12,6 +13,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::atomic;
 
 const TEMPLATE: &str = include_str!("../../profiles/apparmor/container");
+/// The vocabulary of its rules.
+const ABI: &str = "abi <abi/3.0>,";
+/// The same without sockets: apparmor.d/abi/3.0 but for `network` and `network_v8`.
+const FEATURES: &str = include_str!("../../profiles/apparmor/features-without-network");
+/// A kernel that tells the sockets of a label from those of another.
+const PEERS: &str = "/sys/kernel/security/apparmor/features/network/af_unix";
 /// What the kernel has loaded, a profile a line.
 const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 const REMOVE: &str = "/sys/kernel/security/apparmor/.remove";
@@ -28,6 +35,11 @@ pub fn name(store: &str, name: &str) -> String {
 /// Whether this kernel confines programs by AppArmor.
 pub fn kernel_has() -> bool {
     std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.first() == Some(&b'Y'))
+}
+
+/// Whether this kernel confines programs by SELinux, permissively or not.
+pub fn kernel_has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// The program that loads profiles.
@@ -95,9 +107,34 @@ pub struct Place {
     pub marker: PathBuf,
 }
 
+/// Whether the kernel `release` lets nobody under a profile that has words on sockets lock one,
+/// whatever the words are; with that systemd gives no user to DynamicUser= units. Linux has had a word
+/// for it since 6.2; those kernels (`peers`) on which sockets are told by their labels had it before.
+fn refuses_locks(release: &str, peers: bool) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version < (6, 2) && !peers
+}
+
+/// `text` in words that this kernel understands as they are meant.
+fn spoken(place: &Place, text: &str) -> Result<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if !refuses_locks(&release, Path::new(PEERS).exists()) {
+        return Ok(text.to_string());
+    }
+    std::fs::create_dir_all(&place.dir)
+        .context(|| format!("cannot make {}", place.dir.display()))?;
+    let features = place.dir.join("features");
+    if !std::fs::read_to_string(&features).is_ok_and(|t| t == FEATURES) {
+        atomic::write(&features, FEATURES.as_bytes(), 0o600)?;
+    }
+    Ok(text.replace(ABI, &format!("abi \"{}\",", features.display())))
+}
+
 /// Loads `text` as the profile `label`, unless it is loaded.
 pub fn load(place: &Place, label: &str, text: &str) -> Result<()> {
-    let same = std::fs::read_to_string(&place.marker).is_ok_and(|t| t == text);
+    let text = &spoken(place, text)?;
+    let same = std::fs::read_to_string(&place.marker).is_ok_and(|t| t == *text);
     if same && is_loaded(label) {
         return Ok(());
     }
@@ -154,6 +191,13 @@ pub fn of(pid: i32) -> Option<String> {
     (bare != "unconfined" && !bare.is_empty()).then(|| bare.to_string())
 }
 
+/// The SELinux label of the process `pid` of the host.
+pub fn selinux_of(pid: i32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/attr/current")).ok()?;
+    let label = text.trim_end_matches(['\n', '\0']);
+    (kernel_has_selinux() && !label.is_empty()).then(|| label.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +211,7 @@ mod tests {
             processes: None,
             resources: crate::runtime::resources::Resources::default(),
             label: Some("coloc_a".into()),
+            selinux: None,
             devices: None,
             limits: Vec::new(),
             hooks: Default::default(),
@@ -189,6 +234,19 @@ mod tests {
         }
         assert!(!text.contains('@'), "{text}");
         assert!(!text.contains("\n  capability sys_module"));
+    }
+
+    #[test]
+    fn where_locks_are_refused_nothing_is_said_of_sockets() {
+        for (release, peers, want) in [
+            ("6.1.0-41-cloud-amd64", false, true),
+            ("5.15.0-100-generic", true, false),
+            ("6.2.0", false, false),
+            ("6.12.117+deb13-cloud-amd64", false, false),
+        ] {
+            assert_eq!(refuses_locks(release, peers), want, "{release}");
+        }
+        assert!(TEMPLATE.contains(ABI) && !FEATURES.contains("network"));
     }
 
     #[test]

@@ -188,6 +188,8 @@ pub struct Plan {
     pub resources: Resources,
     /// The AppArmor profile that it is under, where the host has AppArmor.
     pub label: Option<String>,
+    /// The SELinux label that its init gets, where the host has SELinux.
+    pub selinux: Option<String>,
     /// The only devices that it may open; None for no such limit.
     pub devices: Option<Vec<Rule>>,
     /// What a process of it may have at most.
@@ -209,6 +211,8 @@ pub struct HostFacts {
     pub resolv_conf: String,
     /// What systemd-networkd inside has to know of the network; empty if it has nothing to do.
     pub networkd: String,
+    /// Whether the kernel confines by SELinux. Elsewhere a spec's labels mean nothing.
+    pub selinux: bool,
 }
 
 /// Makes the plan of `spec`.
@@ -232,11 +236,12 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     }];
     let users = limits::of_user(&note(USER_LIMITS))?;
     let mut steps = vec![Step::UserLimits(users)];
+    let context = linux.mount_label().as_deref().filter(|_| host.selinux);
     for mount in &mounts {
         match is_bind(mount) {
             true => handed.push(bind(mount)),
             // These two the kernel refuses once the host's own are out of sight.
-            false if early(mount) => steps.push(make(mount)),
+            false if early(mount) => steps.push(make(mount, None)),
             false => {}
         }
     }
@@ -252,7 +257,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     for mount in &mounts {
         let target = mount.destination().clone();
         if !is_bind(mount) && !early(mount) {
-            steps.push(make(mount));
+            steps.push(make(mount, context));
         }
         steps.push(Step::Attach { target: target.clone() });
         if target == Path::new("/usr") {
@@ -273,6 +278,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     steps.extend(host_files(&note(MACHINE_ID), &host.os_release, &host.resolv_conf));
     if kind == InitKind::Systemd {
         steps.extend(masks(own_network));
+        steps.extend(certificate());
         steps.extend(networkd(&host.networkd));
     }
     // systemd does so itself only where it is not in a container.
@@ -302,6 +308,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
     let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
     let label = process.apparmor_profile().clone();
+    let selinux = process.selinux_label().clone().filter(|_| host.selinux);
     let limits = limits::limits(process.rlimits().as_deref().unwrap_or_default());
     Ok(Plan {
         handed,
@@ -311,6 +318,7 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         processes,
         resources: Resources::of(linux.resources().as_ref()),
         label,
+        selinux,
         devices: rules,
         limits,
         hooks,
@@ -351,9 +359,14 @@ fn options(mount: &Mount) -> (Attr, Vec<(String, String)>, bool) {
     (attr, rest, idmap)
 }
 
-fn make(mount: &Mount) -> Step {
-    let (attr, options, _) = options(mount);
+/// `context` is the SELinux label of all that is in it. The kernel takes one from a user namespace
+/// only for these file systems.
+fn make(mount: &Mount, context: Option<&str>) -> Step {
+    let (attr, mut options, _) = options(mount);
     let kind = mount.typ().clone().unwrap_or_default();
+    if let Some(context) = context.filter(|_| ["tmpfs", "devpts"].contains(&kind.as_str())) {
+        options.push(("context".into(), context.into()));
+    }
     Step::Make { target: mount.destination().clone(), kind, options, attr }
 }
 
@@ -480,6 +493,34 @@ fn masks(own_network: bool) -> Vec<Step> {
     steps
 }
 
+/// Debian's ssl-cert makes a certificate for each machine, with which PostgreSQL and others begin. A
+/// base keeps no key, so each container makes one of its own before its services start.
+const CERTIFICATE: &str = "\
+[Unit]
+Description=Certificate of this machine's own
+DefaultDependencies=no
+ConditionFileIsExecutable=/usr/sbin/make-ssl-cert
+ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key
+After=systemd-remount-fs.service systemd-tmpfiles-setup.service
+Before=basic.target shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+ExecStart=/usr/sbin/make-ssl-cert generate-default-snakeoil --force-overwrite
+";
+
+fn certificate() -> Vec<Step> {
+    const UNIT: &str = "coloc-certificate.service";
+    let dir = Path::new(MASKED_UNITS_DIR);
+    let wants = dir.join("basic.target.wants");
+    vec![
+        Step::Write { at: dir.join(UNIT), text: CERTIFICATE.into() },
+        Step::Directory { at: wants.clone() },
+        Step::Link { at: wants.join(UNIT), to: Path::new("..").join(UNIT) },
+    ]
+}
+
 fn attr_words(attr: Attr) -> String {
     let names = [
         (Attr::RDONLY, "ro"),
@@ -560,5 +601,47 @@ impl fmt::Display for Step {
             ),
             Step::Init { args, kind, .. } => write!(f, "become {} ({kind})", args.join(" ")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selinux_labels_count_where_the_host_has_it() {
+        let label = "system_u:system_r:container_t:s0:c1,c2";
+        let spec: Spec = serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "/p"},
+            "process": {
+                "cwd": "/",
+                "args": ["/sbin/init"],
+                "user": {"uid": 0, "gid": 0},
+                "selinuxLabel": label
+            },
+            "mounts": [
+                {"destination": "/proc", "type": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "options": ["mode=0755"]},
+                {"destination": "/dev/mqueue", "type": "mqueue"}
+            ],
+            "linux": {
+                "mountLabel": "a:b:c",
+                "uidMappings": [{"hostID": 100_000, "containerID": 0, "size": 65536}]
+            }
+        }))
+        .unwrap();
+        let labelled = |selinux| {
+            let plan = plan(&spec, &HostFacts { selinux, ..HostFacts::default() }).unwrap();
+            let context = |s: &Step| match s {
+                Step::Make { target, options, .. } if options.iter().any(|o| o.0 == "context") => {
+                    Some(target.display().to_string())
+                }
+                _ => None,
+            };
+            (plan.steps.iter().filter_map(context).collect::<Vec<_>>(), plan.selinux)
+        };
+        assert_eq!(labelled(false), (vec![], None));
+        assert_eq!(labelled(true), (vec!["/dev".to_string()], Some(label.to_string())));
     }
 }

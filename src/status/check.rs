@@ -202,7 +202,8 @@ pub fn security_module(apparmor: bool, parser: bool, selinux: bool) -> Check {
         (true, true, _) => Check::new(MODULE, Verdict::Good, "AppArmor"),
         (true, false, _) => Check::new(MODULE, Verdict::Note, "AppArmor, but no apparmor_parser")
             .hint("containers go without its profile: apt-get install apparmor"),
-        (false, _, true) => Check::new(MODULE, Verdict::Note, "SELinux: coloc sets no label"),
+        (false, _, true) => Check::new(MODULE, Verdict::Note, "SELinux")
+            .hint("a container gets the label that its profile has: oci.process.selinuxLabel"),
         (false, _, false) => Check::new(MODULE, Verdict::Note, "none on this host"),
     }
 }
@@ -215,6 +216,14 @@ pub fn label(label: Option<&str>, want: &str) -> Check {
             let holds = label == format!("{want} (enforce)");
             Check::that(MODULE, holds, format!("AppArmor: {label}"), RESTART)
         }
+    }
+}
+
+/// The SELinux label of an init; `want` is the one that it was given.
+pub fn context(label: Option<&str>, want: &str) -> Check {
+    match label.map(|l| l.trim_end_matches(['\0', '\n'])) {
+        None | Some("") => Check::new(MODULE, Verdict::Unknown, "SELinux does not say"),
+        Some(label) => Check::that(MODULE, label == want, format!("SELinux: {label}"), RESTART),
     }
 }
 
@@ -291,6 +300,10 @@ mod tests {
         assert_eq!(verdict(None), Verdict::Unknown);
         assert_eq!(security_module(true, true, false).verdict, Verdict::Good);
         assert!(security_module(true, false, false).hint.is_some());
+        let verdict = |text| context(text, "u:r:t:s0").verdict;
+        assert_eq!(verdict(Some("u:r:t:s0\0")), Verdict::Good);
+        assert_eq!(verdict(Some("u:r:t:s0:c1")), Verdict::Bad);
+        assert_eq!(verdict(None), Verdict::Unknown);
         assert_eq!(security_module(false, true, false).verdict, Verdict::Note);
     }
 }

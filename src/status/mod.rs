@@ -101,8 +101,10 @@ pub struct Detail {
     pub supervisor_pid: Option<i32>,
     /// Its cgroup on the host.
     pub cgroup: Option<String>,
-    /// The profile of a security module that its init is under.
+    /// The profile or label of a security module that its init is under.
     pub label: Option<String>,
+    /// Whose that is.
+    pub security_module: Option<&'static str>,
     /// Its private tree on the host.
     pub path: String,
 }

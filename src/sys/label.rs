@@ -1,4 +1,4 @@
-//! The label that a security module gives a process (AppArmor's files in /proc/PID/attr).
+//! The label that a security module gives a process (the files in /proc/PID/attr).
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,31 +15,45 @@ pub enum When {
     OnExec,
 }
 
+/// Whose label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Module {
+    /// A profile's name.
+    AppArmor,
+    /// A context, such as `system_u:system_r:container_t:s0`.
+    SeLinux,
+}
+
 /// The way to another label for the process that opened it, and for no other.
 #[derive(Debug)]
 pub struct Door {
     file: OwnedFd,
+    module: Module,
     when: When,
 }
 
 impl Door {
     /// Opens it below `proc`, which has to be the host's /proc: that of a container may be
     /// anything that its root put there.
-    pub fn open(proc: impl AsFd, when: When) -> Result<Self> {
-        let path = match when {
-            When::Now => "self/attr/apparmor/current",
-            When::OnExec => "self/attr/apparmor/exec",
+    pub fn open(proc: impl AsFd, module: Module, when: When) -> Result<Self> {
+        let path = match (module, when) {
+            (Module::AppArmor, When::Now) => "self/attr/apparmor/current",
+            (Module::AppArmor, When::OnExec) => "self/attr/apparmor/exec",
+            // The files of the one module that has no directory of its own.
+            (Module::SeLinux, When::Now) => "self/attr/current",
+            (Module::SeLinux, When::OnExec) => "self/attr/exec",
         };
         let file = rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
             .named(|| format!("openat({path:?}, O_WRONLY)"))?;
-        Ok(Self { file, when })
+        Ok(Self { file, module, when })
     }
 
     /// Goes through it to `label`.
     pub fn enter(self, label: &str) -> Result<()> {
-        let text = match self.when {
-            When::Now => format!("changeprofile {label}"),
-            When::OnExec => format!("exec {label}"),
+        let text = match (self.module, self.when) {
+            (Module::AppArmor, When::Now) => format!("changeprofile {label}"),
+            (Module::AppArmor, When::OnExec) => format!("exec {label}"),
+            (Module::SeLinux, _) => label.to_string(),
         };
         // The kernel wants all of it in one write.
         rustix::io::write(&self.file, text.as_bytes())

@@ -3,17 +3,18 @@
 //! its last component is never followed.
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, mkdirat, openat, readlinkat,
-    renameat, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fchown, mkdirat, openat,
+    readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::path::{Links, open_dir, open_in};
 use crate::sys::{self, Named};
 use crate::tree;
@@ -71,11 +72,16 @@ impl Inside {
 
     /// The content of `path` as text, links followed inside the tree; None if it is not there.
     pub fn text(&self, path: &str) -> Result<Option<String>> {
+        let bytes = self.bytes(path)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The content of `path`, links followed inside the tree; None if it is not there.
+    pub fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
         if self.stat(path)?.is_none() {
             return Ok(None);
         }
-        let bytes = tree::file::read(&self.root, path, 256 << 20)?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        tree::file::read(&self.root, path, 256 << 20).map(Some)
     }
 
     /// Makes the directory `path` if it is missing, and its parents.
@@ -102,6 +108,14 @@ impl Inside {
             fchmod(dir, Mode::from_raw_mode(mode)).named(|| format!("fchmod({path:?})"))?;
         }
         Ok(())
+    }
+
+    /// Gives `path` itself to a user and a group.
+    pub fn give(&self, path: &str, uid: u32, gid: u32) -> Result<()> {
+        let Some((dir, name)) = self.parent(path)? else { return Ok(()) };
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        Ok(chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .named(|| format!("fchownat({path:?})"))?)
     }
 
     /// Renames `from` to `to`.
@@ -148,6 +162,25 @@ impl Inside {
     pub fn reset(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.remove(path)?;
         self.write(path, bytes, mode)
+    }
+
+    /// Makes the file `path` anew, whatever was there, and gives it to a user and a group. Its
+    /// directory has to be there.
+    pub fn put(&self, path: &str, bytes: &[u8], mode: u32, uid: u32, gid: u32) -> Result<File> {
+        self.remove(path)?;
+        let Some((dir, name)) = self.parent(path)? else {
+            return Err(Error::new(Kind::State, format!("/{path} has no directory")));
+        };
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&dir, name, flags, Mode::RUSR).named(|| format!("openat({path:?})"))?;
+        let mut file = File::from(file);
+        std::io::Write::write_all(&mut file, bytes).context(|| format!("cannot write /{path}"))?;
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .named(|| format!("fchown({path:?})"))?;
+        // After the owner, which takes set-user-ID bits away.
+        fchmod(&file, Mode::from_raw_mode(mode)).named(|| format!("fchmod({path:?})"))?;
+        Ok(file)
     }
 
     /// The names in the directory `path`, none if it is not there.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
-use crate::common::{Container, Store, host_user, mini_tree, run, sh, store};
+use crate::common::{Container, Store, debian, host_user, mini_tree, run, sh, store};
 
 fn mode(path: impl AsRef<std::path::Path>) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -339,5 +339,27 @@ fn a_damaged_record_is_shown_and_spares_the_others() {
         store.ok(&["stop", &good.name]);
         store.ok(&["delete", &bad.name, "--yes", "--force"]);
         store.assert_whole();
+    }
+}
+
+/// Where the base has Debian's ssl-cert, without the key that its package made.
+#[test]
+fn each_container_makes_the_certificate_that_services_begin_with() {
+    let store = debian("certificate", 4);
+    let program = "/usr/sbin/make-ssl-cert";
+    let script = format!(
+        "mkdir -p /etc/ssl/private; k=/etc/ssl/private/ssl-cert-snakeoil.key; echo base > $k; \
+         printf '#!/bin/sh\\nhostname >> %s\\n' $k > {program}; chmod 755 {program}"
+    );
+    store.ok(&["base", "shell", "debian", "--", "sh", "-c", &script]);
+    let key = "etc/ssl/private/ssl-cert-snakeoil.key";
+    for word in ["one", "two"] {
+        let c = Container::create(&store, word, &[]);
+        assert!(!c.private(key).exists());
+        c.ok("start", &["--wait"]);
+        assert_eq!(std::fs::read_to_string(c.private(key)).unwrap(), format!("{}\n", c.name));
+        // Once and for all.
+        c.ok("restart", &["--wait"]);
+        assert_eq!(std::fs::read_to_string(c.private(key)).unwrap(), format!("{}\n", c.name));
     }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::common::{Container, Store, store};
+use crate::common::{Container, Store, host_user, mini_tree, sh, store};
 
 #[test]
 fn root_inside_cannot_write_to_the_base() {
@@ -108,18 +108,21 @@ enum Trick {
 }
 
 fn play(c: &Container<'_>, path: &str, trick: Trick) {
-    let at = c.private(path);
+    play_at(&c.private(path), trick);
+}
+
+fn play_at(at: &Path, trick: Trick) {
     match at.symlink_metadata() {
-        Ok(m) if m.is_dir() => std::fs::remove_dir_all(&at).unwrap(),
-        Ok(_) => std::fs::remove_file(&at).unwrap(),
+        Ok(m) if m.is_dir() => std::fs::remove_dir_all(at).unwrap(),
+        Ok(_) => std::fs::remove_file(at).unwrap(),
         Err(_) => {}
     }
     match trick {
-        Trick::Link(to) => symlink(to, &at).unwrap(),
+        Trick::Link(to) => symlink(to, at).unwrap(),
         Trick::Fifo => {
-            nix::unistd::mkfifo(&at, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+            nix::unistd::mkfifo(at, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
         }
-        Trick::File => std::fs::write(&at, "x").unwrap(),
+        Trick::File => std::fs::write(at, "x").unwrap(),
     }
 }
 
@@ -141,6 +144,8 @@ fn host_marks() -> Vec<(String, Option<Mark>)> {
 
 #[test]
 fn hostile_trees_start_or_fail_clearly_and_never_touch_the_host() {
+    // Another test may be the first that needs this user, and /etc/passwd is looked at here.
+    host_user();
     let store = Store::mini("tricks", 60);
     let secret = store.root.join("secret");
     std::fs::create_dir(&secret).unwrap();
@@ -189,6 +194,76 @@ fn hostile_trees_start_or_fail_clearly_and_never_touch_the_host() {
     assert_eq!(std::fs::read_dir(&secret).unwrap().count(), 0);
     assert!(!Path::new("/loop").exists());
     store.ok(&["base", "verify", "mini"]);
+}
+
+/// What a base's maker left in the places that a container gets something of its own in, or that
+/// are read on the host.
+#[test]
+fn links_and_pipes_of_a_base_lead_nothing_to_the_host() {
+    let store = Store::new("base-tricks", 30);
+    let outside = store.root.join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(outside.join(name), text).unwrap();
+    let owner = host_user();
+    let secret = format!("{owner}:$6$secret:1::::::\n");
+    write("secret", &secret);
+    write("ssh_host_ed25519_key", "the host's");
+    std::fs::create_dir(outside.join("keep")).unwrap();
+    let listing = || sh(&format!("cd {} && ls -AlRn --time-style=+%s; cat *", outside.display()));
+    let before = listing().text();
+    let dir: &'static str = outside.display().to_string().leak();
+    let file: &'static str = format!("{dir}/secret").leak();
+    let tricks = [
+        ("etc/ssh", Trick::Link(dir)),
+        ("home", Trick::Link(dir)),
+        ("etc/sudoers.d", Trick::Link(dir)),
+        ("etc/skel", Trick::Link(dir)),
+        ("etc/passwd", Trick::Link(file)),
+        ("etc/group", Trick::Link(file)),
+        ("etc/shadow", Trick::Link(file)),
+        ("etc/gshadow", Trick::Link(file)),
+        ("etc/adduser.conf", Trick::Link(file)),
+        ("etc/login.defs", Trick::Link(file)),
+        ("etc/hosts", Trick::Link(file)),
+        ("etc/passwd", Trick::Fifo),
+        ("etc/shadow", Trick::Fifo),
+        ("etc/adduser.conf", Trick::Fifo),
+        ("etc/skel", Trick::Fifo),
+        ("home", Trick::File),
+    ];
+    for (n, (path, trick)) in tricks.into_iter().enumerate() {
+        let tree = std::path::PathBuf::from(mini_tree(&store.root));
+        for (name, text) in [("usr/sbin/sshd", "x"), ("etc/gshadow", "root:*::\n")] {
+            std::fs::write(tree.join(name), text).unwrap();
+        }
+        for dir in ["etc/ssh", "etc/skel", "etc/sudoers.d"] {
+            std::fs::create_dir_all(tree.join(dir)).unwrap();
+        }
+        std::fs::write(tree.join("etc/skel/.profile"), "x").unwrap();
+        play_at(&tree.join(path), trick);
+        let (base, name) = (format!("b{n}"), format!("base-trick{n}-{}", std::process::id()));
+        let made = store.run(&["base", "create", &base, "--from", &tree.display().to_string()]);
+        std::fs::remove_dir_all(&tree).unwrap();
+        if made.code != 0 {
+            assert!(made.stderr.contains("coloc: "), "{path} {trick:?}: {}", made.stderr);
+            continue;
+        }
+        let create = ["create", &name, "--base", &base, "--owner", owner, "--init", "builtin"];
+        let created = store.run(&create);
+        assert_eq!(listing().text(), before, "{path} {trick:?}");
+        if created.code == 0 {
+            let private = store.state("containers").join(&name).join("private");
+            let leak = sh(&format!("grep -rl '6.secret' {}", private.display())).text();
+            assert_eq!(leak, "", "{path} {trick:?}");
+            let started = store.run(&["start", &name]);
+            assert!(started.code == 0 || started.stderr.contains("coloc: "), "{started:?}");
+            store.ok(&["delete", &name, "--yes", "--force"]);
+        } else {
+            assert!(created.stderr.contains("coloc: "), "{path} {trick:?}: {}", created.stderr);
+        }
+        store.assert_whole();
+    }
+    assert_eq!(listing().text(), before);
 }
 
 #[test]

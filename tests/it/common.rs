@@ -13,8 +13,16 @@ const LIMIT: Duration = Duration::from_secs(120);
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 const STORES: &str = "/var/tmp/coloc-it-";
 pub(crate) const CACHE: &str = "/var/cache/coloc-test";
+/// What is in the base of these tests.
+const PACKAGES: &str = include_str!("../../profiles/bases/debian.json");
 const REAP: &str = include_str!("reap.sh");
 pub(crate) const OWNER: &str = "colocit";
+
+/// A limit of time as it is here: `COLOC_TEST_PATIENCE` says how many times slower than usual.
+fn patient(limit: Duration) -> Duration {
+    let times = std::env::var("COLOC_TEST_PATIENCE").ok().and_then(|t| t.parse().ok());
+    limit * times.unwrap_or(1)
+}
 
 /// What a command came to.
 #[derive(Debug)]
@@ -53,7 +61,7 @@ fn reader(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 fn end_of(child: &mut Child, limit: Duration, what: &str) -> std::process::ExitStatus {
-    let begun = Instant::now();
+    let (begun, limit) = (Instant::now(), patient(limit));
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -82,7 +90,7 @@ pub(crate) fn run_within(mut command: Command, input: &[u8], limit: Duration) ->
     let stderr = reader(child.stderr.take().unwrap());
     let status = end_of(&mut child, limit, &what);
     let rest = |pipe: mpsc::Receiver<Vec<u8>>| {
-        pipe.recv_timeout(Duration::from_secs(20))
+        pipe.recv_timeout(patient(Duration::from_secs(20)))
             .unwrap_or_else(|_| panic!("somebody holds the output of {what}"))
     };
     Out {
@@ -200,8 +208,7 @@ impl Store {
         let _turn = turn();
         let said = self.ok(&["init", "--containers", &containers.to_string()]);
         std::fs::write(self.root.join("claim"), self.claim()).unwrap();
-        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/bases/debian.json");
-        std::fs::copy(list, self.root.join("etc/coloc/bases/debian.json")).unwrap();
+        std::fs::write(self.root.join("etc/coloc/bases/debian.json"), PACKAGES).unwrap();
         said
     }
 
@@ -328,9 +335,8 @@ pub(crate) fn suite() -> String {
 }
 
 fn cached_base() -> PathBuf {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/bases/debian.json");
     let mut hash = std::hash::DefaultHasher::new();
-    std::fs::read(list).unwrap().hash(&mut hash);
+    PACKAGES.as_bytes().hash(&mut hash);
     Path::new(CACHE).join(format!("{}-{:016x}.tar", suite(), hash.finish()))
 }
 
@@ -458,7 +464,7 @@ impl Drop for Container<'_> {
 pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
-        assert!(begun.elapsed() < LIMIT, "never: {what}");
+        assert!(begun.elapsed() < patient(LIMIT), "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

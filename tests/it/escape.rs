@@ -117,6 +117,17 @@ const PROC_AND_SYS: &[(&str, &str)] = &[
         "host-by-descriptor",
         "for f in /proc/[0-9]*/fd/*; do [ -e $f/../../../../../..$SECRET ] && exit 0; done; exit 1",
     ),
+    (
+        "binary-formats",
+        "mount -o remount,bind,rw /proc/sys; \
+         echo ':coloc-it:M::COLOC::/bin/true:' > /proc/sys/fs/binfmt_misc/register",
+    ),
+    // Newer kernels have one for each user namespace: the host's must not have it, see `host_marks`.
+    (
+        "binary-formats-anew",
+        "mount -t binfmt_misc none /mnt && \
+         echo ':coloc-it:M::COLOC::/bin/true:' > /mnt/register; exit 1",
+    ),
     ("init-binary", "echo x >> /proc/1/exe"),
     ("own-binary-of-coloc", "chmod u+w /proc/1/exe"),
 ];
@@ -195,6 +206,27 @@ const POWERS: &[(&str, &str)] = &[
          echo /x > /mnt/release_agent && exit 0; done; exit 1",
     ),
     ("own-limits", "echo max > /sys/fs/cgroup/pids.max || echo max > /sys/fs/cgroup/memory.max"),
+    // Written as they are: to be let is enough.
+    (
+        "own-cgroup-settings",
+        "cd /sys/fs/cgroup; for f in cgroup.freeze cgroup.max.depth cgroup.max.descendants cpu.max \
+         cpu.weight cpuset.cpus io.max io.weight memory.high memory.max memory.swap.max memory.low \
+         memory.min; do [ -e $f ] && rewrite $f && exit 0; done; exit 1",
+    ),
+    (
+        "old-cgroup-settings",
+        "for c in memory cpu pids blkio cpuset; do mount -t cgroup -o $c none /mnt || continue; \
+         for f in memory.limit_in_bytes cpu.shares cpu.cfs_quota_us pids.max cpuset.cpus; do \
+         [ -e /mnt/$f ] && rewrite /mnt/$f && exit 0; done; umount /mnt; done; exit 1",
+    ),
+    (
+        "old-device-list",
+        "mount -t cgroup -o devices none /mnt && echo 'a *:* rwm' > /mnt/devices.allow",
+    ),
+    ("limits-of-a-host-process", "call 302 $HOSTPID 7 0 0"),
+    ("priority-of-a-host-process", "renice -n 5 -p $HOSTPID"),
+    ("processor-of-a-host-process", "taskset -p $HOSTPID"),
+    ("shared-memory-of-the-host", "perl -e 'exit !defined shmget(0xc010c, 0, 0)'"),
     (
         "abstract-socket",
         "perl -e 'use Socket; socket S, AF_UNIX, SOCK_STREAM, 0; \
@@ -218,6 +250,10 @@ fn no_attack_of_the_list_works() {
     let word = format!("coloc-it-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&word).unwrap();
     let _listener = UnixListener::bind_addr(&address).unwrap();
+    // Of the host's IPC namespace, by this key; one that is there already will do.
+    sh("perl -e 'shmget(0xc010c, 4096, 01600)'; \
+        perl -e 'exit !defined shmget(0xc010c, 0, 0)'")
+    .ok();
     let before = host_marks();
     let vars = format!("SECRET={secret} ABSTRACT={word} HOSTPID={}", std::process::id());
     let attacks: Vec<_> = [MOUNTS, PROC_AND_SYS, DEVICES, POWERS].concat();
@@ -228,6 +264,9 @@ fn no_attack_of_the_list_works() {
         "call 39",
         "call 41 1 1 0",
         "call 434 $$ 0",
+        "call 302 $$ 7 0 0",
+        "taskset -p $$",
+        "perl -e 'exit !defined shmget(0, 4096, 01600)'",
         "echo a > /root/f; rewrite /root/f",
         "kill -0 $$",
         "test -e /proc/$$/status",
@@ -250,6 +289,7 @@ fn no_attack_of_the_list_works() {
             worked.push(format!("{name} ({}): {} {}", out.code, out.text(), out.stderr));
         }
     }
+    sh("ipcrm -M 0xc010c").ok();
     std::fs::remove_file(&secret).unwrap();
     assert!(worked.is_empty(), "{worked:#?}");
     assert_eq!(host_marks(), before);
@@ -323,7 +363,8 @@ fn the_same_attacks_in_lxc() {
 fn host_marks() -> String {
     sh("cd /proc/sys; cat kernel/core_pattern kernel/modprobe kernel/hostname kernel/panic \
         kernel/sysrq fs/suid_dumpable fs/protected_symlinks vm/overcommit_memory; \
-        stat -c '%n %i %Y %a %u' /etc/passwd /etc/shadow /bin/sh; cat /proc/swaps; exit 0")
+        stat -c '%n %i %Y %a %u' /etc/passwd /etc/shadow /bin/sh; cat /proc/swaps; \
+        ls /proc/sys/fs/binfmt_misc; exit 0")
     .ok()
 }
 
@@ -434,6 +475,27 @@ fn check_tells_what_confines_a_container_and_what_its_root_undid() {
     assert_eq!(out.text().contains("/proc/kallsyms"), uncovered, "{}", out.text());
     let host = c.store.run(&["check"]);
     assert!(host.text().contains("user namespaces"), "{}", host.text());
+}
+
+/// Where SELinux is off the label is no more than a word; tests of it on need a guest.
+#[test]
+fn a_label_for_selinux_is_given_or_said_to_be_for_elsewhere() {
+    let label = "system_u:system_r:unconfined_t:s0";
+    let oci = format!(r#"{{"process": {{"selinuxLabel": "{label}"}}}}"#);
+    let profile = store().root.join("etc/coloc/profiles/labelled.json");
+    std::fs::write(profile, format!(r#"{{"init": "builtin", "oci": {oci}}}"#)).unwrap();
+    let c = Container::started(store(), "labelled", &["--profile", "labelled"]);
+    let has = std::path::Path::new("/sys/fs/selinux/enforce").exists();
+    assert_eq!(c.store.ok(&["plan", &c.name]).contains(label), has);
+    let check = c.run("check", &[]).text();
+    let row = check.lines().find(|l| l.starts_with("security module")).unwrap();
+    if has {
+        assert!(row.contains(&format!("SELinux: {label}")), "{row}");
+        assert_eq!(c.status()["security_module"], "SELinux");
+    } else if c.status()["label"].is_null() {
+        assert!(row.ends_with(&format!("for a host with SELinux: {label}")), "{row}");
+    }
+    assert_eq!(c.root_sh("echo in").ok(), "in\n");
 }
 
 #[test]

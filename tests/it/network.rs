@@ -278,6 +278,43 @@ fn nobody_speaks_with_an_address_of_somebody_else() {
     assert_eq!(world.get(&world.host, &format!("{good}:80")), "good");
 }
 
+/// By root inside, with the addresses and the MAC that are its own.
+#[test]
+fn what_is_sent_to_where_nobody_may_send_arrives_nowhere() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-sneak", 6));
+    world.room(&store, "good");
+    world.room(&store, "bad");
+    let (good, bad) = (address(&world, &store, "good"), address(&world, &store, "bad"));
+    let gateway = good.rsplit_once('.').unwrap().0.to_string() + ".1";
+    let mut command = Command::new("busybox");
+    command.args(["httpd", "-f", "-p", "127.0.0.1:7777", "-h", "/proc/self"]);
+    let mut private = World::enter(&world.host, &command).spawn().unwrap();
+    // A published port has the bridge route the loopback's addresses.
+    world.ok(&store, &["publish", "good", "127.0.0.1:9090:80"]);
+    until("the host's own server", || !world.get(&world.host, "127.0.0.1:7777").is_empty());
+    assert_eq!(world.get(&world.host, "127.0.0.1:9090"), "good");
+
+    // The host's loopback, by the gateway.
+    let detour = format!(
+        "busybox ip route del local 127.0.0.0/8 dev lo table local; \
+         busybox ip route del local 127.0.0.1 dev lo table local; busybox ip link set lo down; \
+         busybox ip route add 127.0.0.1/32 via {gateway} dev host0 src {bad}; \
+         busybox ip route get 127.0.0.1"
+    );
+    let route = world.inside(&store, "bad", &detour).text();
+    assert!(route.contains("host0"), "the detour is none: {route}");
+    for port in [7777, 9090] {
+        assert_eq!(world.fetch(&store, "bad", &format!("127.0.0.1:{port}")), "");
+    }
+
+    assert_eq!(world.get(&world.host, &format!("{good}:80")), "good");
+    private.kill().unwrap();
+    private.wait().unwrap();
+}
+
 #[test]
 fn other_firewalls_that_drop_are_opened_and_closed_again() {
     if elsewhere() {

@@ -115,6 +115,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         (2, "init=systemd"),
         (2, "oci={\"linux\":{\"sysctl\":{}}}"),
         (2, "oci={\"hooks\":{\"poststop\":[{\"path\":\"/bin/true\"}]}}"),
+        (2, "oci={\"process\":{\"selinuxLabel\":\"container_t\"}}"),
         (2, "memroy=1G"),
         (2, "description=x"),
         (2, "memory+=1G"),

@@ -1,14 +1,9 @@
 //! Parsers of what a container, a member or a hostile archive writes, fed with what is nearly right.
-//! None may panic, hang or take much memory, whatever they say to it. `scripts/fuzz` runs them for
-//! longer (PROPTEST_CASES).
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+//! `scripts/fuzz` runs them for longer (PROPTEST_CASES), and by libFuzzer.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
-use coloc::broker::frames;
-use coloc::profile::Profile;
-use coloc::runtime::{cgroup, limits, plan};
-use coloc::store::{Name, Record, events, running};
-use coloc::sys::mountinfo;
-use coloc::tree::{accounts, file, manifest};
+mod bodies;
+
 use proptest::prelude::*;
 
 /// A change to a text that is well-formed.
@@ -90,6 +85,39 @@ const PASSWD: &[&str] = &[
     "root:x:0:\nsudo:x:27:alice,bob\nalice:x:1000:\n",
     "root:$6$x$y:19000:0:99999:7:::\nalice:!:19000::::::\n",
 ];
+const THREE: &[&str] = &[
+    "a\nb\nc\n\0a\nmine\nc\n\0a\nb\nnew\n",
+    "root:x:0:0::/:/bin/sh\na:x:100:100::/:/bin/sh\n\0root:x:0:0::/:/bin/sh\nm:x:500:500::/:/bin/sh\n\
+     \0root:x:0:0::/:/bin/sh\nb:x:101:101::/:/bin/sh\n",
+    "a.crt\n!b.crt\n\0a.crt\n\0c.crt\n",
+    "Name: a\nValue: 1\n\nName: b\n\0Name: a\nValue: 2\n\0Name: b\n\nName: c\n",
+];
+const APT: &[&str] = &[
+    "Inst libssl3 [3.0.1] (3.0.2 Debian-Security:12/stable-security [amd64]) []\nRemv cron [1]\n",
+    "Get:1 http://mirror.example.org/debian bookworm/main amd64 nginx amd64 1.22 [1 kB]\n\
+     Setting up nginx (1.22) ...\nProcessing triggers for libc-bin (2.36) ...\n",
+    "E: Unable to locate package x\nE: Package 'y' has no installation candidate\n",
+    "nginx restart\nssh.service try-restart\n",
+];
+const DPKG: &[&str] = &[
+    "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\nDescription: x\n y\n\
+     \nPackage: b\nStatus: install ok half-configured\nVersion: 2:1-1\n",
+    "nginx\t1.22\tamd64\nlibc6\t2.36\tamd64\n",
+];
+const PROCESS: &[&str] = &[
+    "55d0c8a2e000-55d0c8a30000 r--p 00000000 fe:00 1183411                    /usr/sbin/nginx\n\
+     7ffe1c9f2000-7ffe1c9f4000 r-xp 00000000 00:00 0                          [vdso]\n",
+    "77 (a) S 1 2) R 1 77 77 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 4242 9 9\n",
+    "Name:\tx\\nUid:\t0\nUmask:\t0022\nUid:\t100033\t100034\t100034\t100034\n",
+];
+const SETTINGS: &[&str] = &[
+    r#"{"extends":"member","limits":{"memory":"1G","cpu":1.5},"mounts+":["/srv:/mnt:ro"],
+        "publish":["8080:80/tcp"],"oci":{"process":{"selinuxLabel":"a:b:c"}}}"#,
+    "/srv:/mnt:ro,idmap",
+    "127.0.0.1:8080:80/tcp",
+    "c:10:200",
+    "1.5G",
+];
 const MOUNTS: &[&str] = &[
     "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
      31 25 0:27 / /sys/fs/cgroup rw,relatime shared:9 master:1 - cgroup2 none rw\n",
@@ -124,105 +152,84 @@ const EVENTS: &[&str] = &[
      \"container\":\"a\",\"args\":[\"ls\"]}\n{\"id\":\"1\",\"end\":0}\n",
 ];
 
-/// A file of its own for each case, as these parsers take a path.
-fn kept(name: &str, bytes: &[u8]) -> std::path::PathBuf {
-    let dir = std::env::temp_dir().join(format!("coloc-fuzz-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    std::fs::write(dir.join(name), bytes).unwrap();
-    dir
-}
-
 proptest! {
     #[test]
     fn accounts_of_a_container(bytes in nearly(PASSWD)) {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        for user in accounts::users(&text) {
-            prop_assert!(!user.name.contains([':', '\n']));
-            accounts::groups_of(&text, &user.name);
-        }
-        accounts::gid_of(&text, "sudo");
-        prop_assert!(accounts::ids_of(&text).count() <= text.len());
-        let mut four = accounts::Accounts {
-            passwd: text.clone(),
-            group: text.clone(),
-            shadow: Some(text.clone()),
-            gshadow: Some(text),
-        };
-        four.add_user("zoe", "/bin/sh");
-        four.add_member("sudo", "zoe");
-        prop_assert!(four.knows("zoe"));
-        four.strip_passwords();
+        bodies::accounts_of_a_container(&bytes);
     }
 
     #[test]
-    fn mounts_of_a_process(bytes in nearly(MOUNTS)) {
-        let found = mountinfo::parse(&bytes);
-        prop_assert!(found.len() <= bytes.len());
-        mountinfo::top(&found, std::path::Path::new("/usr"));
-        cgroup::parse(&String::from_utf8_lossy(&bytes));
+    fn adoption(bytes in nearly(THREE)) {
+        bodies::adoption(&bytes);
     }
 
     #[test]
-    fn requests_of_a_member(bytes in nearly(ASK)) {
-        if let Ok(ask) = frames::decode::<frames::Ask>(&bytes) {
-            // What is understood is said again in the same way.
-            let again = serde_json::to_vec(&ask).unwrap();
-            prop_assert_eq!(frames::decode::<frames::Ask>(&again).unwrap(), ask);
-        }
-        if let Some(header) = bytes.first_chunk() {
-            prop_assert!(frames::decode_header(*header).map_or(0, |n| n) <= frames::LIMIT);
-        }
-    }
-
-    #[test]
-    fn frames_on_a_socket(bytes in prop::collection::vec(any::<u8>(), 0..64), length in any::<u32>()) {
-        let (ours, theirs) = coloc::sys::fdpass::pair().unwrap();
-        let mut frame = frames::encode(&()).unwrap();
-        frame.truncate(6);
-        frame.extend(length.to_le_bytes());
-        frame.extend(&bytes);
-        frames::tell(&theirs, &frame);
-        drop(theirs);
-        let _ = frames::receive(&ours, std::time::Duration::from_secs(5));
+    fn words_of_apt(bytes in nearly(APT)) {
+        bodies::words_of_apt(&bytes);
     }
 
     #[test]
     fn documents(bytes in nearly(DOCUMENTS)) {
-        let place = std::env::temp_dir().join(format!("coloc-fuzz-{}.json", std::process::id()));
-        coloc::store::atomic::write(&place, &bytes, 0o600).unwrap();
-        let _ = Profile::read(Name::parse("profile", "fuzz").unwrap(), place.clone());
-        std::fs::remove_file(&place).unwrap();
-        let _ = serde_json::from_slice::<Record>(&bytes);
-        let _ = serde_json::from_slice::<running::State>(&bytes);
-        if let Ok(spec) = serde_json::from_slice::<oci_spec::runtime::Spec>(&bytes) {
-            if let Ok(plan) = plan::plan(&spec, &plan::HostFacts::default()) {
-                for step in &plan.steps {
-                    prop_assert!(!step.to_string().is_empty());
-                }
-            }
-        }
-        let _ = limits::of_user(&String::from_utf8_lossy(&bytes));
+        bodies::documents(&bytes);
     }
 
     #[test]
-    fn manifests(bytes in nearly(MANIFEST)) {
-        let dir = kept("manifest", &bytes);
-        if let Ok(entries) = manifest::read(&dir) {
-            prop_assert!(entries.len() <= bytes.len());
-            manifest::text(&entries);
-        }
+    fn packages(bytes in nearly(DPKG)) {
+        bodies::packages(&bytes);
     }
 
     #[test]
     fn journals_of_events(bytes in nearly(EVENTS)) {
-        let dir = kept("events.jsonl", &bytes);
-        let _ = events::read(&dir.join("events.jsonl"));
+        bodies::journals_of_events(&bytes);
+    }
+
+    #[test]
+    fn frames_on_a_socket(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        bodies::frames_on_a_socket(&bytes);
+    }
+
+    #[test]
+    fn manifests(bytes in nearly(MANIFEST)) {
+        bodies::manifests(&bytes);
+    }
+
+    #[test]
+    fn mounts_of_a_process(bytes in nearly(MOUNTS)) {
+        bodies::mounts_of_a_process(&bytes);
+    }
+
+    #[test]
+    fn processes(bytes in nearly(PROCESS)) {
+        bodies::processes(&bytes);
+    }
+
+    #[test]
+    fn profiles(bytes in nearly(SETTINGS)) {
+        bodies::profiles(&bytes);
+    }
+
+    #[test]
+    fn requests_of_a_member(bytes in nearly(ASK)) {
+        bodies::requests_of_a_member(&bytes);
     }
 
     #[test]
     fn what_reaches_a_terminal(bytes in nearly(PASSWD)) {
-        let shown = file::printable(&String::from_utf8_lossy(&bytes));
-        let harmless = |c: char| !c.is_control() || ['\n', '\t'].contains(&c);
-        prop_assert!(shown.chars().all(harmless), "{shown:?}");
+        bodies::what_reaches_a_terminal(&bytes);
     }
+}
+
+/// No body without a target for libFuzzer, and none the other way.
+#[test]
+fn each_has_its_target() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap();
+    let mut named: Vec<&str> = bodies::BODIES.iter().map(|(name, _)| *name).collect();
+    for name in &named {
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        assert!(dir.join(format!("fuzz_targets/{name}.rs")).exists(), "{name}");
+    }
+    let count = std::fs::read_dir(dir.join("fuzz_targets")).unwrap().count();
+    named.dedup();
+    assert_eq!(named.len(), count);
 }
