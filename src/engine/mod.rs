@@ -8,6 +8,7 @@ pub mod create;
 pub mod delete;
 pub mod enter;
 pub mod events;
+mod given;
 mod home;
 pub mod init;
 pub mod inspect;

@@ -1,6 +1,5 @@
 //! `coloc set`, `unset` and `edit`: settings of a container, which an admin may change at any time.
 
-use rustix::fs::OFlags;
 use serde_json::Value as Json;
 
 use super::{Engine, home, owners, unit};
@@ -10,11 +9,11 @@ use crate::profile::own::{self, Act, Change};
 use crate::profile::value::{Item, Value};
 use crate::profile::{Chain, Effective, Origin, Setting};
 use crate::request::Verb;
+use crate::runtime::parent;
 use crate::store::lock::{self, Subject};
 use crate::store::record::Overrides;
 use crate::store::running::State;
 use crate::store::{Name, Record};
-use crate::sys::path::{Links, open_dir, open_in};
 
 /// What a change came to.
 #[derive(Debug)]
@@ -25,6 +24,8 @@ pub struct Outcome {
     pub changed: Vec<Setting>,
     /// Whether the container runs, so that some of it waits for its next start.
     pub running: bool,
+    /// What a person should know of what was taken away while it was in use.
+    pub notes: Vec<String>,
 }
 
 impl Outcome {
@@ -100,15 +101,20 @@ impl Engine {
             self.check_network(&record, &changed)?;
             check_mounts(&changed)?;
             let limited = self.limits_changed(&record, &changed)?;
+            let given = self.given_changed(&record, &changed)?;
             self.take_effect(&record, &changed)?;
-            record.save_in(&self.layout.container(name))?;
+            let save = || record.save_in(&self.layout.container(name));
+            let notes = match given {
+                Some(wanted) => self.give(name, &wanted, save)?,
+                None => save().map(|()| Vec::new())?,
+            };
             // What runs follows the record: if it cannot now, it does at the next start.
             if let Some(resources) = limited {
                 self.limit(name, &resources)?;
             }
             self.network_takes_effect(&record, &changed)?;
             let running = State::alive(&self.layout, name).is_some();
-            Ok(Outcome { record, changed, running })
+            Ok(Outcome { record, changed, running, notes })
         })
     }
 
@@ -162,12 +168,8 @@ fn check_mounts(changed: &[Setting]) -> Result<()> {
     };
     for item in list {
         if let Item::Mount(mount) = item {
-            let flags = OFlags::PATH | OFlags::DIRECTORY;
-            open_in(open_dir("/")?, &mount.source, Links::Refuse, flags, 0).map_err(|e| {
-                let what = format!("cannot mount {}", mount.source.display());
-                Error::new(Kind::Usage, format!("{what}: {}", Error::from(e)))
-                    .hint("give a directory of the host's, by a path without links")
-            })?;
+            parent::source(&mount.source)
+                .map_err(|e| e.context(format!("cannot mount {}", mount.source.display())))?;
         }
     }
     Ok(())
