@@ -211,7 +211,13 @@ pub const KEYS: &[Key] = &[
          ,host after them; the host's memory, log and console are never given. \
          What a program inside has open it keeps until it ends.",
     )),
-    key("autostart", Kind::Flag, "false", "Whether it is started when the host boots."),
+    now(key(
+        "autostart",
+        Kind::Flag,
+        "false",
+        "Whether it is started when the host boots; coloc enable and disable set it. \
+         Where the host's init is not systemd, that has to run coloc start --autostart.",
+    )),
     key("allow.io_uring", Kind::Flag, "false", "The system calls of io_uring(7)."),
     key("allow.userfaultfd", Kind::Flag, "false", "The system call userfaultfd(2)."),
     key(

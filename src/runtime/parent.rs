@@ -171,7 +171,7 @@ pub(super) fn bind(handed: &Handed, userns: &OwnedFd) -> Result<OwnedFd> {
 pub fn source(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     sys::path::open_in(open_dir("/")?, path, sys::path::Links::Refuse, flags, 0).map_err(|e| {
-        let no = |why: &str| Error::new(Kind::Usage, why);
+        let no = |why: &str| Error::failed(why);
         match e.errno() {
             libc::ENOENT => no("it is not there").hint("make the directory on the host first"),
             libc::ENOTDIR => no("it is no directory").hint("mount the directory that it is in"),
