@@ -5,6 +5,7 @@ use crate::engine::create::Wish;
 use crate::error::Result;
 use crate::profile::own::Change;
 use crate::store::Name;
+use crate::tree::file::printable;
 
 /// Make a container.
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,9 @@ pub(super) fn run(engine: &Engine, args: &CreateArgs) -> Result<ExitCode> {
         changes,
     };
     let record = engine.create(&name, &wish)?;
+    let boot = engine
+        .follow_autostart(&record)
+        .map_err(|e| e.context(format!("{name} is made, but will not start at boot")))?;
     let owners = match record.owners.as_slice() {
         [] => String::new(),
         list => format!(" for {}", list.join(", ")),
@@ -55,5 +59,8 @@ pub(super) fn run(engine: &Engine, args: &CreateArgs) -> Result<ExitCode> {
         record.ids.start,
         record.ids.start + record.ids.count - 1
     );
+    if let Some(note) = boot {
+        println!("{name}: {}", printable(&note));
+    }
     Ok(ExitCode::SUCCESS)
 }

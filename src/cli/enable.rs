@@ -1,11 +1,11 @@
 use std::process::ExitCode;
 
 use super::ui;
-use crate::engine::{Engine, unit};
+use crate::engine::Engine;
 use crate::error::Result;
-use crate::request::Verb;
+use crate::tree::file::printable;
 
-/// Have containers started at boot (systemd hosts).
+/// Have containers started at boot: sets autostart=true.
 #[derive(Debug, clap::Args)]
 pub(super) struct EnableArgs {
     /// The containers.
@@ -13,7 +13,7 @@ pub(super) struct EnableArgs {
     pub(super) names: Vec<String>,
 }
 
-/// Have containers no longer started at boot (systemd hosts).
+/// Have containers no longer started at boot: sets autostart=false.
 #[derive(Debug, clap::Args)]
 pub(super) struct DisableArgs {
     /// The containers.
@@ -24,10 +24,11 @@ pub(super) struct DisableArgs {
 pub(super) fn run(engine: &Engine, names: &[String], on: bool) -> Result<ExitCode> {
     let names = ui::names(engine, names, false)?;
     Ok(ui::each(&names, |name| {
-        let verb = if on { Verb::Enable } else { Verb::Disable };
-        engine.permit(verb, name)?;
-        engine.noting(verb, name, &[], || unit::enable(&engine.layout, name, on))?;
+        let outcome = engine.enable(name, on)?;
         println!("{} {name}", if on { "enabled" } else { "disabled" });
+        for note in &outcome.notes {
+            println!("{name}: {}", printable(note));
+        }
         Ok(())
     }))
 }

@@ -159,6 +159,9 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Init(args) => init::run(&layout, &args),
         Verb::Base(args) => base::run(layout, &args),
+        Verb::Start(args) if args.autostart => {
+            start::run_autostart(&change("start what the host starts at boot")?, &args)
+        }
         Verb::Start(args) => ask(layout, args.request()?),
         Verb::Stop(args) => ask(layout, args.request()?),
         Verb::Restart(args) => ask(layout, args.request()?),
@@ -188,7 +191,7 @@ fn run(layout: Layout, verb: Verb) -> Result<ExitCode> {
         Verb::Unset(args) => set::run_unset(&change("change a container's settings")?, &args),
         Verb::Edit(args) => edit::run(&change("change a container's settings")?, &args),
         Verb::Profile(args) => profile::run(&layout, &args),
-        Verb::Show(args) => show::run(&look("show a container's settings")?, &args),
+        Verb::Show(args) => ask(layout, args.request()?),
         Verb::Publish(args) if args.looks() => publish::list(&look("list published ports")?, &args),
         Verb::Publish(args) => publish::run(&change("publish a port")?, &args),
         Verb::Unpublish(args) => publish::run_unpublish(&change("unpublish a port")?, &args),
@@ -233,6 +236,7 @@ fn act(engine: &Engine, request: &Request) -> Result<ExitCode> {
         Request::List { json } => list::run(engine, *json),
         Request::Top { .. } => top::moment(engine),
         Request::Status { name, json } => status::run(engine, name.as_ref(), *json),
+        Request::Show { name, origin, json } => show::run(engine, name.as_ref(), *origin, *json),
         Request::Logs { name, follow } => logs::run(engine, name.as_ref(), *follow),
         Request::Stale { name, restart, json } => {
             stale::run(engine, name.as_ref(), *restart, *json)

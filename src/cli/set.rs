@@ -61,6 +61,9 @@ pub(super) fn print(outcome: &Outcome) {
         };
         println!("{name} {}", printable(&line));
     }
+    for note in &outcome.notes {
+        println!("{name}: {}", printable(note));
+    }
 }
 
 fn owners(owners: &[String]) -> String {

@@ -5,15 +5,15 @@ use crate::engine::Engine;
 use crate::engine::set::to_json;
 use crate::error::Result;
 use crate::profile::Setting;
-use crate::request::Verb;
+use crate::request::{Request, Verb};
 use crate::store::Name;
 use crate::tree::file::printable;
 
 /// Show the settings of a container.
 #[derive(Debug, clap::Args)]
 pub(super) struct ShowArgs {
-    /// The container.
-    name: String,
+    /// The container; the only one by default.
+    name: Option<String>,
     /// Say where each comes from.
     #[arg(long)]
     origin: bool,
@@ -22,13 +22,25 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-pub(super) fn run(engine: &Engine, args: &ShowArgs) -> Result<ExitCode> {
-    let record = engine.permit(Verb::Show, &Name::parse("container", &args.name)?)?;
-    let settings = engine.all_settings(&record)?;
-    if args.json {
+impl ShowArgs {
+    pub(super) fn request(&self) -> Result<Request> {
+        let name = ui::name(self.name.as_deref())?;
+        Ok(Request::Show { name, origin: self.origin, json: self.json })
+    }
+}
+
+pub(super) fn run(
+    engine: &Engine,
+    name: Option<&Name>,
+    origin: bool,
+    json: bool,
+) -> Result<ExitCode> {
+    let record = engine.permit(Verb::Show, &engine.container_or_only(name)?)?;
+    let settings = engine.shown_settings(&record)?;
+    if json {
         return ui::json(&settings.iter().map(to_json).collect::<Vec<_>>());
     }
-    ui::print(&table(&settings, args.origin));
+    ui::print(&table(&settings, origin));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,6 +16,9 @@ pub(super) struct StartArgs {
     /// Every container.
     #[arg(long)]
     all: bool,
+    /// Those that are to be started when the host boots; for hosts without systemd.
+    #[arg(long, conflicts_with_all = ["all", "names"])]
+    pub(super) autostart: bool,
     /// Wait until systemd inside says that it is running.
     #[arg(long)]
     wait: bool,
@@ -28,6 +31,11 @@ impl StartArgs {
     pub(super) fn request(&self) -> Result<Request> {
         Ok(Request::Start { which: ui::which(&self.names, self.all)?, wait: self.wait })
     }
+}
+
+/// `coloc start --autostart`, which is the admin's alone.
+pub(super) fn run_autostart(engine: &Engine, args: &StartArgs) -> Result<ExitCode> {
+    Ok(ui::each(&engine.started_at_boot()?, |name| start(engine, name, args.wait)))
 }
 
 pub(super) fn run(engine: &Engine, which: &Which, wait: bool) -> Result<ExitCode> {

@@ -1,6 +1,7 @@
 //! What coloc does, one transaction a file: takes the locks, joins the modules that know how.
 
 pub mod adopt;
+mod autostart;
 pub mod bases;
 pub mod check;
 pub mod conflicts;
@@ -8,6 +9,7 @@ pub mod create;
 pub mod delete;
 pub mod enter;
 pub mod events;
+mod given;
 mod home;
 pub mod init;
 pub mod inspect;

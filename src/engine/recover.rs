@@ -24,7 +24,7 @@ impl Engine {
         let subject = match work {
             Work::Create { name } | Work::Delete { name, .. } => Subject::Container(name.clone()),
             Work::CreateBase { name } | Work::DeleteBase { name } => Subject::Base(name.clone()),
-            Work::Adopt { name, .. } => Subject::Container(name.clone()),
+            Work::Adopt { name, .. } | Work::Give { name } => Subject::Container(name.clone()),
             Work::Update { base, .. } => Subject::Transaction(base.clone()),
             Work::Prune { base, .. } => Subject::Base(base.clone()),
         };
@@ -40,6 +40,7 @@ impl Engine {
                 return Ok(());
             }
             Work::Update { base, .. } => return self.finish_update(base, true),
+            Work::Give { name } => self.follow_record(name)?,
             _ => {}
         }
         tree::remove(&work.staging(&self.layout))?;

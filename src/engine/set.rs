@@ -1,20 +1,19 @@
 //! `coloc set`, `unset` and `edit`: settings of a container, which an admin may change at any time.
 
-use rustix::fs::OFlags;
 use serde_json::Value as Json;
 
-use super::{Engine, home, owners, unit};
+use super::{Engine, home, owners};
 use crate::error::{Error, Kind, Result};
 use crate::profile::keys::{KEYS, Key, Place, When};
 use crate::profile::own::{self, Act, Change};
 use crate::profile::value::{Item, Value};
 use crate::profile::{Chain, Effective, Origin, Setting};
 use crate::request::Verb;
+use crate::runtime::parent;
 use crate::store::lock::{self, Subject};
 use crate::store::record::Overrides;
 use crate::store::running::State;
 use crate::store::{Name, Record};
-use crate::sys::path::{Links, open_dir, open_in};
 
 /// What a change came to.
 #[derive(Debug)]
@@ -25,6 +24,8 @@ pub struct Outcome {
     pub changed: Vec<Setting>,
     /// Whether the container runs, so that some of it waits for its next start.
     pub running: bool,
+    /// What a person should know of it: who still uses what was taken away, and what is left to do.
+    pub notes: Vec<String>,
 }
 
 impl Outcome {
@@ -76,7 +77,7 @@ impl Engine {
         })
     }
 
-    fn change(
+    pub(super) fn change(
         &self,
         verb: Verb,
         name: &Name,
@@ -100,27 +101,26 @@ impl Engine {
             self.check_network(&record, &changed)?;
             check_mounts(&changed)?;
             let limited = self.limits_changed(&record, &changed)?;
-            self.take_effect(&record, &changed)?;
-            record.save_in(&self.layout.container(name))?;
+            let given = self.given_changed(&record, &changed)?;
+            let boot = self.follow_autostart(&record)?;
+            let save = || record.save_in(&self.layout.container(name));
+            let mut notes = match given {
+                Some(wanted) => self.give(name, &wanted, save)?,
+                None => save().map(|()| Vec::new())?,
+            };
             // What runs follows the record: if it cannot now, it does at the next start.
             if let Some(resources) = limited {
                 self.limit(name, &resources)?;
             }
             self.network_takes_effect(&record, &changed)?;
+            let asked = |s: &Setting| s.key.name == "autostart";
+            notes.extend(boot.filter(|_| changed.iter().any(asked)));
             let running = State::alive(&self.layout, name).is_some();
-            Ok(Outcome { record, changed, running })
+            Ok(Outcome { record, changed, running, notes })
         })
     }
 
-    /// What changes outside of the container and its record.
-    fn take_effect(&self, record: &Record, changed: &[Setting]) -> Result<()> {
-        match changed.iter().find(|s| s.key.name == "autostart").map(|s| &s.value) {
-            Some(Value::Flag(on)) => unit::enable(&self.layout, &record.name, *on),
-            _ => Ok(()),
-        }
-    }
-
-    fn make(&self, record: &mut Record, change: &Change) -> Result<()> {
+    pub(super) fn make(&self, record: &mut Record, change: &Change) -> Result<()> {
         match (change.key.name, &change.act) {
             ("hold", Act::Set(value)) => record.hold = *value == Value::Flag(true),
             ("home", Act::Set(value)) => {
@@ -148,6 +148,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Every setting of `record`'s container, as the caller may see them. A member sees what their
+    /// container is made of; a hook is a program of the host's, whose arguments and environment are
+    /// its admin's.
+    pub fn shown_settings(&self, record: &Record) -> Result<Vec<Setting>> {
+        let mut all = self.all_settings(record)?;
+        if self.caller.member().is_some() {
+            for setting in &mut all {
+                if let Value::Fragment(Json::Object(fragment)) = &mut setting.value {
+                    fragment.remove("hooks");
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Every setting of `record`'s container, what it has through its profile first.
     pub fn all_settings(&self, record: &Record) -> Result<Vec<Setting>> {
         Ok(with_record(&self.effective(record)?, record))
@@ -162,11 +177,10 @@ fn check_mounts(changed: &[Setting]) -> Result<()> {
     };
     for item in list {
         if let Item::Mount(mount) = item {
-            let flags = OFlags::PATH | OFlags::DIRECTORY;
-            open_in(open_dir("/")?, &mount.source, Links::Refuse, flags, 0).map_err(|e| {
-                let what = format!("cannot mount {}", mount.source.display());
-                Error::new(Kind::Usage, format!("{what}: {}", Error::from(e)))
-                    .hint("give a directory of the host's, by a path without links")
+            parent::source(&mount.source).map_err(|e| {
+                let what = format!("cannot mount {}: {e}", mount.source.display());
+                let hint = e.hint_text().unwrap_or("give a directory of the host's");
+                Error::new(Kind::Usage, what).hint(hint)
             })?;
         }
     }

@@ -11,7 +11,7 @@ use crate::request::Verb;
 use crate::runtime::monitor::BOOTED;
 use crate::runtime::{InitKind, cgroup};
 use crate::store::running::State;
-use crate::store::{Name, atomic};
+use crate::store::{Name, Record, atomic};
 use crate::sys::image;
 
 /// What a start came to.
@@ -34,6 +34,10 @@ impl Engine {
 
     fn start_noted(&self, name: &Name) -> Result<Outcome> {
         self.regain_unlocked(name)?;
+        // Its profile may say something else by now.
+        if let Err(e) = Record::load(&self.layout, name).and_then(|r| self.follow_autostart(&r)) {
+            eprintln!("coloc: {name}: {e}");
+        }
         let mut outcome = Outcome::Started;
         if let Some((state, _)) = State::alive(&self.layout, name) {
             if state.supervisor.open().is_some() {

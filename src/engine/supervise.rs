@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 
-use super::{Engine, unit};
+use super::{Engine, given, unit};
 use crate::error::{Context, Error, Kind, Result};
 use crate::network::plan::Member;
 use crate::profile::spec::{Home, Place, derive};
@@ -15,7 +15,7 @@ use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::hooks::Hooks;
 use crate::runtime::monitor::{self, Job};
-use crate::runtime::plan::{Plan, plan};
+use crate::runtime::plan::{Handed, Plan, plan};
 use crate::runtime::{InitKind, cgroup, console, devices, label, parent, swap};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
@@ -25,6 +25,7 @@ use crate::sys::clone::{self, Child};
 use crate::sys::path::{Links, open_dir, open_in};
 use crate::sys::{Named, process};
 
+const GIVEN: &str = crate::runtime::given::FILE;
 /// Where a start that failed under systemd says why.
 pub const FAILED: &str = "failed.json";
 
@@ -96,6 +97,7 @@ impl Engine {
     fn prepare_rest(&self, record: Record, member: Option<Member>) -> Result<Start> {
         let name = &record.name;
         let (spec, plan, kind) = self.plan(&record)?;
+        let settings = self.settings(&record)?;
         self.keep_spec(&record, &spec)?;
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
@@ -103,8 +105,7 @@ impl Engine {
         if let Some(label) = &plan.label {
             label::load(&self.labels(name), label, &label::text(&plan, label))?;
         }
-        self.limit_disk(&record, &self.settings(&record)?)
-            .inspect_err(|_| cgroup::remove(&cgroups.made))?;
+        self.limit_disk(&record, &settings).inspect_err(|_| cgroup::remove(&cgroups.made))?;
         plan.resources
             .apply(&cgroups.payload, &cgroups.v1)
             .and_then(|()| self.share(name, &cgroups.payload, &plan.resources))
@@ -113,12 +114,13 @@ impl Engine {
             devices::confine(&cgroups.payload, rules)
                 .inspect_err(|_| cgroup::remove(&cgroups.made))?;
         }
-        Ok(Start { record, member, plan, kind, run, cgroups })
+        let given = given::own(&plan, &settings);
+        Ok(Start { record, member, plan, kind, run, cgroups, given })
     }
 
     /// Starts the container; its state is on record before its init is executed.
     fn begin(&self, start: &Start) -> Result<(Job, Vec<OwnedFd>)> {
-        let Start { record, member, plan, kind, run, cgroups } = start;
+        let Start { record, member, plan, kind, run, cgroups, given } = start;
         let name = &record.name;
         let result = parent::start(plan, cgroups, run, &mut |init: &Child| {
             // Before anything of it runs, it has its addresses.
@@ -140,6 +142,7 @@ impl Engine {
                 started: now(),
             };
             Bounds::of(plan).save(run)?;
+            crate::runtime::given::remember(run, init.pid, given)?;
             state.save(&self.layout, name)
         });
         let started = match result {
@@ -272,7 +275,7 @@ impl Engine {
         }
         State::forget(&self.layout, name);
         self.off_network(name);
-        for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER, bounds::FILE] {
+        for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER, bounds::FILE, GIVEN] {
             let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
         }
     }
@@ -363,6 +366,7 @@ struct Start {
     kind: InitKind,
     run: std::path::PathBuf,
     cgroups: Cgroups,
+    given: Vec<Handed>,
 }
 
 /// Lets the next command in, reports that the container runs, and becomes its monitor.

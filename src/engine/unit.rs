@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::store::{Layout, Name};
 
 /// Whether the host runs systemd (sd_booted(3)).
@@ -73,32 +73,34 @@ pub fn settle(layout: &Layout, container: &Name) {
     }
 }
 
-/// Has a container started at boot, or not any more.
+/// Whether systemd can start containers of this store at boot: the host's own, with coloc's units
+/// installed.
+pub fn can_enable(layout: &Layout) -> bool {
+    booted() && layout.is_default() && template_installed()
+}
+
+/// Has a container started at boot, or not any more; see [`can_enable`].
 pub fn enable(layout: &Layout, container: &Name, on: bool) -> Result<()> {
-    if !booted() {
-        return Err(Error::new(Kind::Unsupported, "this host does not run systemd")
-            .hint("have your init run at boot: coloc start --all"));
-    }
-    if !layout.is_default() || !template_installed() {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "only containers of the host's store start at boot",
-        )
-        .hint("install coloc with scripts/install, and leave --root away"));
+    if is_enabled(layout, container) == on {
+        return Ok(());
     }
     let verb = if on { "enable" } else { "disable" };
     let unit = name(layout, container);
     done(systemctl(&["--quiet", verb, &unit])?, &format!("cannot {verb} {unit}"))
 }
 
+/// By the link that the unit's `WantedBy=` asks for.
+fn is_enabled(layout: &Layout, container: &Name) -> bool {
+    let link = format!("/etc/systemd/system/multi-user.target.wants/{}", name(layout, container));
+    std::fs::symlink_metadata(link).is_ok()
+}
+
 /// Forgets that a container, which is deleted, was to start at boot.
 pub fn forget(layout: &Layout, container: &Name) {
-    let unit = name(layout, container);
-    for file in told(&unit) {
+    for file in told(&name(layout, container)) {
         let _ = std::fs::remove_file(file);
     }
-    let link = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
-    if std::fs::symlink_metadata(link).is_ok() {
+    if can_enable(layout) {
         let _ = enable(layout, container, false);
     }
 }

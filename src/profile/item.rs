@@ -1,4 +1,4 @@
-//! What lists of settings are made of: published ports, mounts, devices, rates. Each reads its
+//! What lists of settings are made of: published ports, mounts, rates; devices are in `device`. Each reads its
 //! text and prints it again in one way.
 
 use std::fmt;
@@ -172,7 +172,7 @@ impl fmt::Display for MountPoint {
 }
 
 /// An absolute path of plain words, without a colon or comma, which lists need.
-fn plain(text: &str) -> Result<PathBuf, String> {
+pub(super) fn plain(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let words = path.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
     let clean = !text.contains([',', ':', ' ', '\0', '\n']);
@@ -181,93 +181,6 @@ fn plain(text: &str) -> Result<PathBuf, String> {
         return Ok(path.components().collect());
     }
     Err(format!("{text:?} is no absolute path of plain words"))
-}
-
-/// What device nodes are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// The one at this path of the host's, and inside.
-    Path(PathBuf),
-    /// Those with these numbers.
-    Numbers {
-        /// Whether it is a block device.
-        block: bool,
-        /// The major number.
-        major: u32,
-        /// The minor number; every one if not given.
-        minor: Option<u32>,
-    },
-}
-
-/// A device of the host's that the container gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
-    /// Which.
-    pub kind: DeviceKind,
-    /// Whether the admin has said that it may be a block device: whoever can write to a disk
-    /// past its file system can become root of the host.
-    pub block: bool,
-}
-
-/// With these the host itself is written to, whatever the admin says.
-const NOT_DEVICES: [&str; 5] = ["/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/dev/console"];
-
-impl Device {
-    /// Reads `/dev/PATH[,block]`, `c:MAJOR:MINOR` or `b:MAJOR:MINOR,block`; the minor can be `*`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (what, block) = match text.split_once(',') {
-            None => (text, false),
-            Some((what, "block")) => (what, true),
-            Some((_, other)) => return Err(format!("{other:?} is no option of a device")),
-        };
-        if what.starts_with('/') {
-            let path = plain(what)?;
-            if NOT_DEVICES.iter().any(|p| path == Path::new(p)) {
-                return Err(format!("{what} is the host itself"));
-            }
-            if !path.starts_with("/dev") || path == Path::new("/dev") {
-                return Err(format!("{what} is not below /dev"));
-            }
-            return Ok(Self { kind: DeviceKind::Path(path), block });
-        }
-        let mut parts = what.split(':');
-        let kind = parts.next().unwrap_or_default();
-        let number = |t: Option<&str>| t.and_then(whole).and_then(|n| u32::try_from(n).ok());
-        let major = number(parts.next());
-        let minor = parts.next();
-        let minor = if minor == Some("*") { Some(None) } else { number(minor).map(Some) };
-        match (kind, major, minor, parts.next()) {
-            ("b", Some(_), Some(_), None) if !block => {
-                Err("a block device needs ',block' after it: \
-                     whoever writes to a disk can become root of the host"
-                    .into())
-            }
-            ("c", Some(1), Some(None | Some(1 | 2 | 4 | 11)), None) => {
-                Err("the host's memory and log are not for containers".into())
-            }
-            ("c" | "b", Some(major), Some(minor), None) => {
-                let block_kind = kind == "b";
-                Ok(Self { kind: DeviceKind::Numbers { block: block_kind, major, minor }, block })
-            }
-            _ => Err(format!("{what:?} is neither a path below /dev nor c:MAJOR:MINOR")),
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            DeviceKind::Path(path) => write!(f, "{}", path.display())?,
-            DeviceKind::Numbers { block, major, minor } => {
-                write!(f, "{}:{major}:", if *block { 'b' } else { 'c' })?;
-                match minor {
-                    Some(minor) => write!(f, "{minor}")?,
-                    None => f.write_str("*")?,
-                }
-            }
-        }
-        if self.block { f.write_str(",block") } else { Ok(()) }
-    }
 }
 
 /// A limit on what goes to or comes from a disk in a second.
@@ -378,33 +291,6 @@ mod tests {
         ] {
             assert!(MountPoint::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn devices_that_are_the_host_are_refused() {
-        for text in ["/dev/net/tun", "/dev/sda1,block", "c:10:200", "c:116:*", "b:8:1,block"] {
-            assert_eq!(Device::parse(text).unwrap().to_string(), text);
-        }
-        for bad in [
-            "",
-            "/dev",
-            "/etc/passwd",
-            "/dev/../etc",
-            "/dev/mem",
-            "/dev//mem",
-            "b:8:1",
-            "c:1:1",
-            "c:1:*",
-            "c:1",
-            "x:1:1",
-            "c:1:1:1",
-            "/dev/null,rw",
-            "c:-1:2",
-            "c:*:1",
-        ] {
-            assert!(Device::parse(bad).is_err(), "{bad}");
-        }
-        assert!(Device::parse("b:8:0").unwrap_err().contains("root of the host"));
     }
 
     #[test]

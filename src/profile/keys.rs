@@ -185,7 +185,7 @@ pub const KEYS: &[Key] = &[
         "host",
         "How many files each user inside can watch; host is 524288.",
     ),
-    key(
+    now(key(
         "mounts",
         Kind::List(Items::Mount),
         "",
@@ -194,18 +194,30 @@ pub const KEYS: &[Key] = &[
          ro: nothing can be written through it; noexec: no program on it runs; \
          idmap: ids on it are those of the container with the same numbers; \
          idmap=HOST:INSIDE: that one id of the host's, of user and group, is that one inside. \
-         Without idmap all on it is nobody's inside.",
-    ),
-    key(
+         Without idmap all on it is nobody's inside. \
+         What a program inside has open, or somebody inside has mounted elsewhere, it keeps until it \
+         ends, or until a restart.",
+    )),
+    now(key(
         "devices",
         Kind::List(Items::Device),
         "",
         "Devices of the host's that it gets, by path, or by numbers, which allows them without a node. \
-         Those inside have what everybody has by the node's mode. \
+         Those inside have what everybody has by the node's mode; \
+         r or w: it can be opened for that alone. \
          A block device needs ,block after it: whoever can write to a disk past its file system \
-         can become root of the host.",
-    ),
-    key("autostart", Kind::Flag, "false", "Whether it is started when the host boots."),
+         can become root of the host. \
+         Other ways out (raw disks, firmware, what is typed and shown on the host, watchdogs) need \
+         ,host after them; the host's memory, log and console are never given. \
+         What a program inside has open it keeps until it ends.",
+    )),
+    now(key(
+        "autostart",
+        Kind::Flag,
+        "false",
+        "Whether it is started when the host boots; coloc enable and disable set it. \
+         Where the host's init is not systemd, that has to run coloc start --autostart.",
+    )),
     key("allow.io_uring", Kind::Flag, "false", "The system calls of io_uring(7)."),
     key("allow.userfaultfd", Kind::Flag, "false", "The system call userfaultfd(2)."),
     key(

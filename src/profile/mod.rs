@@ -7,6 +7,7 @@
 //!
 //! Each is a document of the same keys; the one to the right wins, lists can be added to.
 
+mod device;
 mod item;
 mod json;
 pub mod keys;
@@ -15,6 +16,7 @@ mod limits;
 mod oci;
 pub mod own;
 pub mod resources;
+mod risk;
 pub mod schema;
 mod seccomp;
 mod settings;
@@ -25,7 +27,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub use item::{Device, DeviceKind, MountIds, MountPoint, Protocol, Publish, Rate};
+pub use device::{Device, DeviceKind};
+pub use item::{MountIds, MountPoint, Protocol, Publish, Rate};
 pub use settings::{
     Allow, Effective, InitChoice, Limits, Mode, Network, Origin, Setting, Settings,
 };

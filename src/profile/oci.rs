@@ -13,7 +13,8 @@ use oci_spec::runtime::{
 };
 use serde_json::Value as Json;
 
-use super::item::{Device, MountPoint};
+use super::device::Device;
+use super::item::MountPoint;
 use super::json::{Data, Fault, Node};
 use super::keys::nearest;
 use super::spec::WITHOUT;

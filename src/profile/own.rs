@@ -135,7 +135,10 @@ impl Change {
             (of(Op::Add).unwrap_or_default(), of(Op::Remove).unwrap_or_default());
         remove(own, self.key);
         match (&self.act, whole) {
-            (Act::Set(value), _) => insert(own, self.key, Op::Set, value),
+            (Act::Set(value), _) => {
+                insert(own, self.key, Op::Set, value);
+                return Ok(());
+            }
             (_, Some(list)) => {
                 insert(own, self.key, Op::Set, &Value::List(self.on_list(&list)?));
                 return Ok(());
@@ -251,6 +254,7 @@ mod tests {
         assert_eq!(json!(own), json!({"mounts+": ["/b:/y:ro"]}));
         assert_eq!(changed(&mut own, "mount-=/x").unwrap_err().kind(), Kind::NotFound);
         changed(&mut own, "mount=/d:/z").unwrap();
+        assert_eq!(json!(own), json!({"mounts": ["/d:/z:rw"]}));
         changed(&mut own, "mount+=/e:/v").unwrap();
         changed(&mut own, "mount-=/d:/z").unwrap();
         assert_eq!(json!(own), json!({"mounts": ["/e:/v:rw"]}));

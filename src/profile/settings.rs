@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use super::item::{Device, MountPoint, Publish, Rate};
+use super::device::Device;
+use super::item::{MountPoint, Publish, Rate};
 use super::keys::{KEYS, Key, Place};
 use super::layer::{Entry, Op};
 use super::oci;

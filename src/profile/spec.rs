@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 
 use super::{
-    Device, DeviceKind, Limits, Mode, MountIds, MountPoint, Settings, limits, oci, resources,
+    Device, DeviceKind, Limits, Mode, MountIds, MountPoint, Settings, limits, oci, resources, risk,
     seccomp,
 };
 use crate::error::{Error, Kind, Result};
@@ -299,37 +299,51 @@ struct Node {
     block: bool,
     major: u32,
     minor: Option<u32>,
+    access: &'static str,
 }
 
 /// Looks a device of the settings up.
 fn node(device: &Device) -> Result<Node> {
-    let path = match &device.kind {
-        DeviceKind::Numbers { block, major, minor } => {
-            return Ok(Node { path: None, block: *block, major: *major, minor: *minor });
-        }
-        DeviceKind::Path(path) => path,
-    };
     let no = |why: &str| {
-        Error::new(Kind::Usage, format!("{} is no device for a container: {why}", path.display()))
+        Error::new(Kind::Usage, format!("{} is no device for a container: {why}", device.name()))
     };
-    // Not a link: what it leads to could be another one at the next start.
-    let found = std::fs::symlink_metadata(path)
-        .map_err(|_| no("it is not there").hint("see what devices the host has: ls /dev"))?;
-    let block = found.file_type().is_block_device();
-    if !block && !found.file_type().is_char_device() {
-        return Err(no("it is no device").hint("name the device itself, not a link to it"));
+    let (path, block, major, minor) = match &device.kind {
+        DeviceKind::Numbers { block, major, minor } => (None, *block, *major, *minor),
+        DeviceKind::Path(path) => {
+            // Not a link: what it leads to could be another one at the next start.
+            let found = std::fs::symlink_metadata(path).map_err(|_| {
+                no("it is not there").hint("see what devices the host has: ls /dev")
+            })?;
+            let block = found.file_type().is_block_device();
+            if !block && !found.file_type().is_char_device() {
+                return Err(no("it is no device").hint("name the device itself, not a link to it"));
+            }
+            let rdev = found.rdev();
+            (Some(path.clone()), block, libc::major(rdev), Some(libc::minor(rdev)))
+        }
+    };
+    // By what this host calls it: many numbers are given out anew at each boot.
+    let name = || risk::by_name(&name_of(major, minor)?);
+    let risk = risk::by_number(block, major, minor).or_else(name);
+    match device.refused(risk) {
+        None => Ok(Node { path, block, major, minor, access: device.access }),
+        Some((why, None)) => Err(no(why).hint("no container gets those")),
+        Some((why, Some(word))) => {
+            Err(no(why).hint(format!("if that is meant: devices+={},{word}", device.name())))
+        }
     }
-    if block && !device.block {
-        return Err(no(
-            "whoever writes to a disk past its file system can become root of the host",
-        )
-        .hint(format!("if that is meant: devices+={},block", path.display())));
-    }
-    let (major, minor) = (libc::major(found.rdev()), libc::minor(found.rdev()));
-    if !block && major == 1 && [1, 2, 4, 11].contains(&minor) {
-        return Err(no("it is the host's memory or log").hint("no container gets those"));
-    }
-    Ok(Node { path: Some(path.clone()), block, major, minor: Some(minor) })
+}
+
+/// What the host calls a character device, or all with a major number.
+fn name_of(major: u32, minor: Option<u32>) -> Option<String> {
+    let Some(minor) = minor else {
+        let list = std::fs::read_to_string("/proc/devices").ok()?;
+        let of_block = list.find("Block devices:").unwrap_or(list.len());
+        let mut lines = list.get(..of_block)?.lines().map(str::trim);
+        return lines.find_map(|l| l.strip_prefix(&format!("{major} ")).map(str::to_string));
+    };
+    let text = std::fs::read_to_string(format!("/sys/dev/char/{major}:{minor}/uevent")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("DEVNAME=")).map(str::to_string)
 }
 
 fn devices(own: &[Node]) -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
@@ -381,25 +395,26 @@ fn of_users(own: &Limits) -> String {
 
 /// What may be opened: the nodes that there are, and terminals of its own. No node may be made.
 fn allowed(own: &[Node]) -> Specs<Vec<LinuxDeviceCgroup>> {
-    let rule_of = |block: bool, major: i64, minor: Option<i64>| {
+    let rule_of = |block: bool, major: i64, minor: Option<i64>, access: &str| {
         let rule = LinuxDeviceCgroupBuilder::default()
             .allow(true)
             .typ(if block { LinuxDeviceType::B } else { LinuxDeviceType::C })
             .major(major)
-            .access("rw");
+            .access(access);
         match minor {
             Some(minor) => rule.minor(minor).build(),
             None => rule.build(),
         }
     };
-    let rule = |major, minor| rule_of(false, major, minor);
+    let rule = |major, minor| rule_of(false, major, minor, "rw");
     let mut list = vec![LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?];
     for (_, major, minor) in DEVICES {
         list.push(rule(major, Some(minor))?);
     }
     list.extend([rule(PTMX.0, Some(PTMX.1))?, rule(PTS, None)?]);
     for node in own {
-        list.push(rule_of(node.block, node.major.into(), node.minor.map(i64::from))?);
+        let minor = node.minor.map(i64::from);
+        list.push(rule_of(node.block, node.major.into(), minor, node.access)?);
     }
     Ok(list)
 }
@@ -508,7 +523,10 @@ fn mounts(record: &Record, settings: &Settings, place: &Place<'_>) -> Specs<Vec<
         mount("/run/host", "tmpfs", none, &["nosuid", "nodev", "mode=755", "size=64k"])?,
         mount("/sys/fs/cgroup", "cgroup2", none, &["nosuid", "nodev", "noexec"])?,
     ];
-    for own in &settings.mounts {
+    // By place, so that what is in another comes after it.
+    let mut own: Vec<&MountPoint> = settings.mounts.iter().collect();
+    own.sort_by(|a, b| a.target.cmp(&b.target));
+    for own in own {
         list.push(own_mount(own, record.ids)?);
     }
     if let Some(home) = place.home {

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value as Json;
 
-use super::item::{Device, MountPoint, Publish, Rate};
+use super::device::Device;
+use super::item::{MountPoint, Publish, Rate};
 use super::json::{Data, Fault, Node};
 use super::oci;
 
@@ -223,7 +224,7 @@ impl Items {
             Self::Mount => {
                 "/srv/mirror:/mnt/mirror:ro, with options ro, noexec, idmap, idmap=HOST:INSIDE"
             }
-            Self::Device => "/dev/net/tun, c:MAJOR:MINOR, or a block device with ,block after it",
+            Self::Device => "/dev/net/tun or c:MAJOR:MINOR, with options r, w, block, host",
             Self::Bytes => "/dev/sda:10M",
             Self::Operations => "/dev/sda:500",
             Self::Owner => "a user of the host, or @ and a group",
@@ -237,7 +238,7 @@ impl Item {
         match self {
             Self::Mount(m) => m.target.display().to_string(),
             Self::Rate(r) => r.device.clone(),
-            Self::Device(d) => d.to_string().trim_end_matches(",block").to_string(),
+            Self::Device(d) => d.name(),
             Self::Publish(p) => Publish { inside: 1, ..*p }.to_string(),
             Self::Owner(name) => name.clone(),
         }

@@ -52,6 +52,15 @@ pub enum Request {
         /// `--json`
         json: bool,
     },
+    /// `coloc show`
+    Show {
+        /// Which; the only one by default.
+        name: Option<Name>,
+        /// `--origin`
+        origin: bool,
+        /// `--json`
+        json: bool,
+    },
     /// `coloc logs`
     Logs {
         /// Which; the only one by default.
@@ -254,6 +263,7 @@ impl Request {
             Request::List { .. } => Verb::List,
             Request::Status { .. } => Verb::Status,
             Request::Top { .. } => Verb::Top,
+            Request::Show { .. } => Verb::Show,
             Request::Logs { .. } => Verb::Logs,
             Request::Console { .. } => Verb::Console,
             Request::Journal { .. } => Verb::Journal,
@@ -270,6 +280,7 @@ impl Request {
             | Request::Stop { which, .. }
             | Request::Restart { which, .. } => &which.names,
             Request::Status { name, .. }
+            | Request::Show { name, .. }
             | Request::Logs { name, .. }
             | Request::Console { name }
             | Request::Journal { name, .. }
@@ -321,6 +332,7 @@ impl Request {
             Request::List { .. }
             | Request::Top { .. }
             | Request::Status { .. }
+            | Request::Show { .. }
             | Request::Console { .. }
             | Request::Journal { .. } => {}
         }

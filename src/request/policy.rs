@@ -14,6 +14,7 @@ pub const OWNERS_MAY: &[Verb] = &[
     Verb::List,
     Verb::Top,
     Verb::Status,
+    Verb::Show,
     Verb::Logs,
     Verb::Console,
     Verb::Journal,

@@ -117,8 +117,8 @@ pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-/// Puts `rules` before every open of a device in the v2 cgroup `payload`. Hybrid hosts have that
-/// hierarchy too, and there this holds beside the v1 controller. A kernel without these
+/// Puts `rules` before every open of a device in the v2 cgroup `payload`, in the place of those that
+/// were there. Hybrid hosts have that hierarchy too, and there this holds beside the v1 controller. A kernel without these
 /// programs has the other walls alone; `coloc check` tells.
 pub fn confine(payload: &Path, rules: &[Rule]) -> Result<()> {
     match bpf::confine_devices(open_dir(payload)?, &compile(rules)) {

@@ -132,18 +132,8 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
     let userns = locked::user_namespace(pid)?;
     let mut binds = Vec::new();
     for handed in &plan.handed {
-        if let Handed::Bind { source, target, attr, ids } = handed {
-            let directory = open_source(source, target, *ids)
-                .map_err(|e| e.context(format!("cannot mount {}", source.display())))?;
-            let copy = match ids {
-                Ids::Same => locked::copy(directory, *attr, None),
-                Ids::Container => locked::copy(directory, *attr, Some(&userns)),
-                Ids::Person { uid, gid } => {
-                    locked::copy(directory, *attr, Some(&locked::person(*uid, *gid)?))
-                }
-            };
-            let copy = copy.context(|| format!("cannot mount {}", source.display()))?;
-            binds.push((copy, *attr));
+        if let Handed::Bind { attr, .. } = handed {
+            binds.push((bind(handed, &userns)?, *attr));
         }
     }
     let mut locked = locked::lock(&binds, &userns, scratch)?.into_iter();
@@ -159,6 +149,39 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
     Ok(fds)
 }
 
+/// A detached bind mount as `handed` says, for the container whose user namespace is `userns`; its
+/// flags are not locked yet.
+pub(super) fn bind(handed: &Handed, userns: &OwnedFd) -> Result<OwnedFd> {
+    let Handed::Bind { source, target, attr, ids } = handed else {
+        return Err(Error::failed("a device is no directory"));
+    };
+    let directory = open_source(source, target, *ids)
+        .map_err(|e| e.context(format!("cannot mount {}", source.display())))?;
+    let copy = match ids {
+        Ids::Same => locked::copy(directory, *attr, None),
+        Ids::Container => locked::copy(directory, *attr, Some(userns)),
+        Ids::Person { uid, gid } => {
+            locked::copy(directory, *attr, Some(&locked::person(*uid, *gid)?))
+        }
+    };
+    copy.context(|| format!("cannot mount {}", source.display()))
+}
+
+/// A directory of the host's that is to be mounted, by a path without links.
+pub fn source(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    sys::path::open_in(open_dir("/")?, path, sys::path::Links::Refuse, flags, 0).map_err(|e| {
+        let no = |why: &str| Error::failed(why);
+        match e.errno() {
+            libc::ENOENT => no("it is not there").hint("make the directory on the host first"),
+            libc::ENOTDIR => no("it is no directory").hint("mount the directory that it is in"),
+            libc::ELOOP => no("a link is in its path")
+                .hint("name the place itself, a home in the host's passwd: realpath prints it"),
+            _ => e.into(),
+        }
+    })
+}
+
 /// The directory that a bind mount is made of. All but the container's tree and its `/usr`, which
 /// are coloc's own, may lie where members can move things: it is looked up without links. What a
 /// person sees at its own path is their home, and has to be theirs.
@@ -166,13 +189,7 @@ fn open_source(source: &Path, target: &Path, ids: Ids) -> Result<OwnedFd> {
     if [Path::new("/"), Path::new("/usr")].contains(&target) {
         return Ok(open_dir(source)?);
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let found = sys::path::open_in(open_dir("/")?, source, sys::path::Links::Refuse, flags, 0)
-        .map_err(|e| match e.errno() {
-            libc::ELOOP => Error::from(e)
-                .hint("a link is in its path; name the place itself, a home in the host's passwd"),
-            _ => e.into(),
-        })?;
+    let found = self::source(source)?;
     let Ids::Person { uid, .. } = ids else { return Ok(found) };
     if source != target {
         return Ok(found);
@@ -189,7 +206,7 @@ fn open_source(source: &Path, target: &Path, ids: Ids) -> Result<OwnedFd> {
 }
 
 /// A bind mount of a device node of the host, once it is seen to be that device.
-fn device(path: &Path, (major, minor): (u32, u32), block: bool) -> Result<OwnedFd> {
+pub(super) fn device(path: &Path, (major, minor): (u32, u32), block: bool) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let node =
         rustix::fs::open(path, flags, Mode::empty()).named(|| format!("open({path:?}, O_PATH)"))?;

@@ -19,24 +19,24 @@
 //! of it, and may mount and unmount as it likes meanwhile: the old mount is only ever named by a
 //! descriptor that was looked at, and the worst that comes of a race is the container's own loss.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, setns};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::aside::aside;
 use super::cgroup;
+use super::inside::Inside;
 use super::locked::{self, USR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::running::{Process, State};
 use crate::store::{atomic, journal};
+use crate::sys;
 use crate::sys::mount::{self, Stat};
 use crate::sys::mountinfo::{self, Mount, Origin};
 use crate::sys::path::{Links, open_dir, open_in};
-use crate::sys::{self, Named};
 
 /// The file in the running state that says that this swap, and no admin, froze the container.
 pub const MARKER: &str = "swap-frozen.json";
@@ -331,13 +331,6 @@ fn name_lost(lost: &mut Vec<String>, inner: &Path) {
     }
 }
 
-/// A process in a container's mount namespace, with a way to its own /proc on the host.
-struct Inside {
-    own: OwnedFd,
-    fds: OwnedFd,
-    root: OwnedFd,
-}
-
 /// What is at `/usr`, and the mount itself if it is one of those asked about.
 struct PlaceOfUsr {
     seen: Seen,
@@ -345,16 +338,8 @@ struct PlaceOfUsr {
 }
 
 impl Inside {
-    /// Joins the namespace, whose root is then this process's, wherever init's own is.
-    fn enter(init: &OwnedFd) -> Result<Self> {
-        let own = open_dir("/proc/self")?;
-        let fds = open_dir("/proc/self/fd")?;
-        setns(init, CloneFlags::CLONE_NEWNS).named(|| "setns(pidfd, CLONE_NEWNS)".into())?;
-        Ok(Self { own, fds, root: open_dir("/")? })
-    }
-
     fn usr(&self) -> sys::Result<OwnedFd> {
-        open_in(&self.root, "usr", Links::Refuse, OFlags::PATH | OFlags::DIRECTORY, 0)
+        self.open(Path::new("usr"), OFlags::DIRECTORY)
     }
 
     fn look(&self, known: &[Option<(u64, u64)>]) -> Result<PlaceOfUsr> {
@@ -368,17 +353,6 @@ impl Inside {
             Some(number) => PlaceOfUsr { seen: Seen::Known(number), top: Some((top, stat)) },
             None => PlaceOfUsr { seen: Seen::Other, top: None },
         })
-    }
-
-    fn mounts(&self) -> Result<Vec<Mount>> {
-        let file = open_in(&self.own, "mountinfo", Links::Refuse, OFlags::RDONLY, 0)?;
-        let mut text = Vec::new();
-        std::fs::File::from(file).take(mountinfo::LIMIT).read_to_end(&mut text)?;
-        Ok(mountinfo::parse(&text))
-    }
-
-    fn detach(&self, top: &OwnedFd) -> Result<()> {
-        Ok(mount::detach(&self.fds, top)?)
     }
 
     /// Ends what a swap that was killed between its steps 2 and 4 has begun: a generation that

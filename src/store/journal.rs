@@ -57,6 +57,11 @@ pub enum Work {
         /// Whether its private files may have been touched.
         committed: bool,
     },
+    /// What the container that runs was given follows its record, whatever that says by now.
+    Give {
+        /// The container.
+        name: Name,
+    },
     /// Carried on.
     Prune {
         /// The base.
@@ -75,6 +80,7 @@ impl Work {
             Work::Delete { name, .. } => format!("delete.{name}"),
             Work::CreateBase { name } => format!("create-base.{name}"),
             Work::DeleteBase { name } => format!("delete-base.{name}"),
+            Work::Give { name } => format!("give.{name}"),
             Work::Update { base, .. } => format!("update.{base}"),
             Work::Adopt { name, .. } => format!("adopt.{name}"),
             Work::Prune { base, generation } => format!("prune.{base}.{generation}"),

@@ -144,6 +144,17 @@ pub fn detach(own_fds: impl AsFd, mount: impl AsFd) -> Result<()> {
         .named(|| format!("umount2(fd {number}, MNT_DETACH)"))
 }
 
+/// Unmounts what is on `name` in the directory `above`, which becomes the working directory; false
+/// if something still uses it. What a link there leads to is not meant.
+pub fn unmount_idle(above: impl AsFd, name: &std::ffi::OsStr) -> Result<bool> {
+    rustix::process::fchdir(above).named(|| "fchdir".into())?;
+    match unmount(name, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::BUSY) => Ok(false),
+        Err(e) => Err(e).named(|| format!("umount2({name:?})")),
+    }
+}
+
 /// Detaches every mount that is on top of `path`, a place where only root can put anything.
 pub fn detach_path(path: &std::path::Path) -> Result<()> {
     loop {

@@ -13,6 +13,7 @@ mod crash;
 mod enter;
 mod escape;
 mod filter;
+mod given;
 mod home;
 mod life;
 mod limits;

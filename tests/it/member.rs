@@ -168,6 +168,8 @@ fn what_is_not_theirs_and_what_is_not_there_are_refused_alike() {
     let h = house();
     for line in [
         "status X",
+        "show X",
+        "show X --origin",
         "logs X",
         "logs -f X",
         "journal X",
@@ -204,6 +206,23 @@ fn what_is_not_theirs_and_what_is_not_there_are_refused_alike() {
     assert_eq!(h.own.word(), "running");
 }
 
+/// All but what the admin's hooks are: those are programs of the host's, with its words.
+#[test]
+fn the_settings_of_what_is_theirs_are_shown() {
+    assert!(as_member("coloc show --origin").ok().contains("limits.pids"));
+    let store = Store::mini("secret", 2);
+    let served = Served::new(&store);
+    let hook = r#"[{"path": "/bin/true", "env": ["PASSWORD=word"]}]"#;
+    let text = format!(
+        r#"{{"extends": "room", "oci": {{"hooks": {{"poststop": {hook}}}, "annotations": {{"a": "b"}}}}}}"#
+    );
+    std::fs::write(store.root.join("etc/coloc/profiles/secret.json"), text).unwrap();
+    store.ok(&["create", "c", "--profile", "secret", "--owner", member()]);
+    let said = served.sh("coloc show --json; coloc show c --origin").ok();
+    assert!(said.contains("annotations") && !said.contains("PASSWORD"), "{said}");
+    assert!(store.ok(&["show", "c"]).contains("PASSWORD"));
+}
+
 #[test]
 fn everything_else_is_the_admins() {
     for line in [
@@ -215,6 +234,8 @@ fn everything_else_is_the_admins() {
         "enable BOX",
         "disable BOX",
         "plan BOX",
+        "spec BOX",
+        "start --autostart",
         "base list",
         "base create x --suite bookworm",
         "init",

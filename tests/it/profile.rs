@@ -182,6 +182,36 @@ fn records_of_before_there_were_keys_still_count() {
     assert_eq!(shown(&c, "network.mode")["origin"]["from"], "profile");
 }
 
+/// What starts at boot is one word, wherever it is said: in the profile, in the settings, by `enable`.
+#[test]
+fn what_starts_at_boot_is_one_word() {
+    let store = Store::mini("boot", 4);
+    let file = store.root.join("etc/coloc/profiles/up.json");
+    std::fs::write(&file, r#"{"extends": "room", "network": "none", "autostart": true}"#).unwrap();
+    let command = format!("coloc --root {} start --autostart", store.root.display());
+    let said = store.ok(&["create", "up", "--profile", "up"]);
+    assert!(said.contains(&command), "{said}");
+    for name in ["down", "late"] {
+        let said = store.ok(&["create", name, "--profile", "room", "--network", "none"]);
+        assert!(!said.contains("boot"), "{said}");
+    }
+    assert!(store.ok(&["enable", "late"]).contains(&command));
+    let late = Container { store: &store, name: "late".into() };
+    assert_eq!(shown(&late, "autostart")["value"], true);
+    store.ok(&["start", "--autostart"]);
+    let words = || {
+        ["up", "down", "late"]
+            .map(|n| store.json(&["status", n, "--json"])["state"].as_str().unwrap().to_string())
+    };
+    assert_eq!(words(), ["running", "stopped", "running"]);
+    store.ok(&["stop", "--all", "--timeout", "2"]);
+    store.ok(&["disable", "up"]);
+    assert!(!store.ok(&["set", "late", "autostart=false"]).contains("host's init"));
+    store.ok(&["start", "--autostart"]);
+    assert_eq!(words(), ["stopped", "stopped", "stopped"]);
+    store.run(&["start", "--autostart", "up"]).fails(2);
+}
+
 #[test]
 fn a_network_of_none_is_a_loopback() {
     let c = Container::started(store(), "none", &["--profile", "room", "--network", "none"]);
