@@ -1,7 +1,7 @@
 //! `coloc stop`, `freeze` and `thaw`.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Engine, unit};
 use crate::error::{Error, Kind, Result};
@@ -102,7 +102,16 @@ impl Engine {
     /// Asks the init to power off; false if it cannot be asked.
     fn ask(&self, state: &State, init: &OwnedFd, name: &Name, limit: Duration) -> bool {
         match InitKind::of_word(&state.init_kind).poweroff_signal() {
-            Some(signal) => process::signal(init, signal).is_ok(),
+            Some(signal) => {
+                // An init that has only just started would never hear of it.
+                let until = Instant::now() + limit;
+                while !process::takes(state.init.pid, signal) && Instant::now() < until {
+                    if gone_within(init, Duration::from_millis(5)) {
+                        break;
+                    }
+                }
+                process::signal(init, signal).is_ok()
+            }
             None => self.run_quietly(name, &["/sbin/init", "0"], limit),
         }
     }

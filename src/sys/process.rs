@@ -39,6 +39,18 @@ pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
     if r == 0 { Ok(()) } else { Err(Error::last(format!("pidfd_send_signal({signal})"))) }
 }
 
+/// Whether the process `pid` would take `signal` now: it has a handler for it, or holds it back
+/// until it asks (`SigCgt` and `SigBlk` of proc_pid_status(5)). The first process of a pid namespace
+/// never hears of any other (pid_namespaces(7)).
+pub fn takes(pid: i32, signal: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let set = |key: &str| {
+        let word = text.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
+        u64::from_str_radix(word.trim(), 16).unwrap_or_default()
+    };
+    (set("SigCgt:") | set("SigBlk:")) & (1 << (signal - 1)) != 0
+}
+
 /// Sends a signal to the process group that our child behind `pidfd` leads. The child is not
 /// waited for yet, so its number is nobody else's.
 pub fn signal_group(pidfd: impl AsFd, signal: i32) -> Result<()> {

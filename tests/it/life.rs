@@ -109,6 +109,16 @@ fn stop_with_no_time_kills() {
 }
 
 #[test]
+fn a_stop_right_after_a_start_is_heard() {
+    let c = Container::create(store(), "hasty", &[]);
+    for _ in 0..3 {
+        c.ok("start", &[]);
+        let said = c.ok("stop", &["--timeout", "50"]);
+        assert!(said.contains("stopped"), "{said}");
+    }
+}
+
+#[test]
 fn restart_gives_a_new_init() {
     let c = Container::started(store(), "restart", &["--init", "builtin"]);
     let pid = c.status()["pid"].clone();
