@@ -8,10 +8,11 @@ use crate::error::Result;
 use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount, Origin};
 use crate::sys::path::open_dir;
+use crate::tree::inside::Inside;
 use crate::tree::manifest;
 
 /// Where a generation keeps what dpkg knows.
-const LISTS: &str = "tree/usr/lib/sysimage/dpkg/info";
+const LISTS: &str = "usr/lib/sysimage/dpkg/info";
 
 /// A file that the current generation does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +156,7 @@ impl Index {
         let other = self.others.get(old.generation)?;
         let packages = other.packages.get_or_init(|| {
             let mine = self.old.values().filter(|o| o.generation == old.generation);
-            owners(&other.dir.join(LISTS), &mine.map(|o| o.path.as_str()).collect())
+            owners(&other.dir.join("tree"), &mine.map(|o| o.path.as_str()).collect())
         });
         packages.get(&old.path).cloned()
     }
@@ -204,14 +205,14 @@ impl Index {
 }
 
 /// The packages of the files in `wanted`, by dpkg's lists in `dir`. With a merged /usr a list
-/// may say /lib/x for what is usr/lib/x.
-fn owners(dir: &Path, wanted: &HashSet<&str>) -> HashMap<String, String> {
+/// may say /lib/x for what is usr/lib/x. Whoever made the base may have put anything there.
+fn owners(tree: &Path, wanted: &HashSet<&str>) -> HashMap<String, String> {
     let mut found = HashMap::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().and_then(|n| n.strip_suffix(".list")) else { continue };
-        let package = name.split(':').next().unwrap_or(name);
-        let Ok(text) = std::fs::read(entry.path()) else { continue };
+    let Ok(tree) = Inside::open(tree) else { return found };
+    for name in tree.names(LISTS).unwrap_or_default() {
+        let Some(bare) = name.strip_suffix(".list") else { continue };
+        let package = bare.split(':').next().unwrap_or(bare);
+        let Ok(Some(text)) = tree.bytes(&format!("{LISTS}/{name}")) else { continue };
         for line in String::from_utf8_lossy(&text).lines() {
             let path = line.trim_start_matches('/');
             let merged = format!("usr/{path}");
@@ -288,10 +289,13 @@ mod tests {
     #[test]
     fn lists_name_owners_through_a_merged_usr() {
         let dir = std::env::temp_dir().join(format!("coloc-owners-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let lists = dir.join(LISTS);
+        std::fs::create_dir_all(&lists).unwrap();
         let write = |name: &str, text: &str| {
-            crate::store::atomic::write(&dir.join(name), text.as_bytes(), 0o600).unwrap();
+            crate::store::atomic::write(&lists.join(name), text.as_bytes(), 0o600).unwrap();
         };
+        nix::unistd::mkfifo(&lists.join("pipe.list"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/usr/bin/true", lists.join("out.list")).unwrap();
         write("libc6:amd64.list", "/.\n/lib\n/lib/x/libc.so.6\n/usr/share/doc/libc6\n");
         write("true.list", "/usr/bin/true\n");
         write("other.md5sums", "/usr/bin/true\n");

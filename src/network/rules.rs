@@ -14,6 +14,10 @@ use super::plan::{Member, Net, Publish};
 /// Nobody inside can set it: a mark does not pass from one network namespace to another.
 const SENT_BACK: &str = "0x00c01000";
 
+/// How many connections that a container began the host keeps in mind; it has one table for all, of
+/// 262144 or less, and with it full nobody gets a new one.
+const FLOWS: u32 = 16384;
+
 /// Text that removes both tables, whether they are there or not.
 pub(super) fn none(table: &str) -> String {
     let mut text = String::new();
@@ -88,6 +92,8 @@ fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
         "table inet {table} {{
   set neighbours4 {{ type ipv4_addr; {four} }}
   set neighbours6 {{ type ipv6_addr; {six} }}
+  set flows4 {{ type ipv4_addr; size 65536; flags dynamic; }}
+  set flows6 {{ type ipv6_addr; size 65536; flags dynamic; }}
   chain published {{
 {published}  }}
   chain arriving {{
@@ -109,6 +115,12 @@ fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
   chain early {{
     type filter hook prerouting priority -300; policy accept;
     iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+  }}
+  # Once the kernel has told new connections from others, and before it keeps them in mind.
+  chain few {{
+    type filter hook prerouting priority -150; policy accept;
+    iifname \"{bridge}\" ct state new add @flows4 {{ ip saddr ct count over {FLOWS} }} drop
+    iifname \"{bridge}\" ct state new add @flows6 {{ ip6 saddr ct count over {FLOWS} }} drop
   }}
   chain marking {{
     type filter hook prerouting priority -90; policy accept;

@@ -250,10 +250,7 @@ fn no_attack_of_the_list_works() {
     let word = format!("coloc-it-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&word).unwrap();
     let _listener = UnixListener::bind_addr(&address).unwrap();
-    // Of the host's IPC namespace, by this key; one that is there already will do.
-    sh("perl -e 'shmget(0xc010c, 4096, 01600)'; \
-        perl -e 'exit !defined shmget(0xc010c, 0, 0)'")
-    .ok();
+    shared_memory(true);
     let before = host_marks();
     let vars = format!("SECRET={secret} ABSTRACT={word} HOSTPID={}", std::process::id());
     let attacks: Vec<_> = [MOUNTS, PROC_AND_SYS, DEVICES, POWERS].concat();
@@ -289,7 +286,7 @@ fn no_attack_of_the_list_works() {
             worked.push(format!("{name} ({}): {} {}", out.code, out.text(), out.stderr));
         }
     }
-    sh("ipcrm -M 0xc010c").ok();
+    shared_memory(false);
     std::fs::remove_file(&secret).unwrap();
     assert!(worked.is_empty(), "{worked:#?}");
     assert_eq!(host_marks(), before);
@@ -335,6 +332,7 @@ fn the_same_attacks_in_lxc() {
     let address = SocketAddr::from_abstract_name(&word).unwrap();
     let _listener = UnixListener::bind_addr(&address).unwrap();
     let vars = format!("SECRET={secret} ABSTRACT={word} HOSTPID={}", std::process::id());
+    shared_memory(true);
     println!("| attack | LXC | coloc |\n|---|---|---|");
     let mut worked = [0; 2];
     let attacks = [MOUNTS, PROC_AND_SYS, DEVICES, POWERS].concat();
@@ -355,8 +353,18 @@ fn the_same_attacks_in_lxc() {
         println!("| {name} | {} | {} |", cells[0], cells[1]);
     }
     println!("| of {} | {} work | {} work |", attacks.len(), worked[0], worked[1]);
+    shared_memory(false);
     sh(&format!("lxc-stop -k -P {place} -n a; rm -rf {place} {secret}")).ok();
     assert_eq!(worked[1], 0);
+}
+
+/// Makes shared memory of the host's with the key that an attack looks for, or removes it.
+fn shared_memory(there: bool) {
+    let script = match there {
+        true => "perl -e 'exit !defined shmget(0xc010c, 4096, 01600)'",
+        false => "ipcrm -M 0xc010c",
+    };
+    sh(script).ok();
 }
 
 /// What an attack could have changed.

@@ -315,6 +315,44 @@ fn what_is_sent_to_where_nobody_may_send_arrives_nowhere() {
     private.wait().unwrap();
 }
 
+/// The host's kernel has one table of connections for all.
+#[test]
+fn nobody_fills_the_hosts_table_of_connections() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-flows", 6));
+    world.room(&store, "good");
+    world.room(&store, "bad");
+    let good = address(&world, &store, "good");
+    let gateway = good.rsplit_once('.').unwrap().0.to_string() + ".1";
+    let source = r#"
+#include <arpa/inet.h>
+#include <sys/socket.h>
+int main(int n, char **args) {
+    int s = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in to = { .sin_family = AF_INET };
+    inet_aton(args[1], &to.sin_addr);
+    for (int port = 1; port < 40000; port++) {
+        to.sin_port = htons(port);
+        sendto(s, "x", 1, 0, (struct sockaddr *)&to, sizeof to);
+    }
+}
+"#;
+    let flood = store.state("containers/bad/private/root/flood");
+    std::fs::write(flood.with_extension("c"), source).unwrap();
+    let flood = flood.display();
+    sh(&format!("cc -static -O1 -o {flood} {flood}.c && chmod 755 {flood}")).ok();
+    world.inside(&store, "bad", &format!("/root/flood {gateway}"));
+    let count = world.sh("cat /proc/sys/net/netfilter/nf_conntrack_count");
+    let count: u32 = count.trim().parse().unwrap();
+    assert!((10_000..17_000).contains(&count), "{count}");
+    // It is its own connections that it is out of, and nobody else's.
+    assert_eq!(world.fetch(&store, "bad", &format!("{gateway}:80")), "");
+    world.ok(&store, &["publish", "good", "8080:80"]);
+    assert_eq!(world.get(&world.world, &format!("{HOST}:8080")), "good");
+}
+
 #[test]
 fn other_firewalls_that_drop_are_opened_and_closed_again() {
     if elsewhere() {
