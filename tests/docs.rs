@@ -53,6 +53,7 @@ fn entry(key: &Key) -> String {
         (Place::Profile, _) => "",
         (_, When::Now) => "A change takes effect at once.\n",
         (_, When::Start) => "A change takes effect at the next start.\n",
+        (_, When::Create) => "It counts when a container is made.\n",
     };
     let what = key.kind.expects();
     let what = format!("{}{}.\n", what[..1].to_uppercase(), &what[1..]);

@@ -109,7 +109,8 @@ impl Engine {
     ) -> Result<()> {
         // A leftover of this name was recovered before; its claim with it.
         crate::tree::remove(staging)?;
-        record.ids = ids::claim(&self.layout, self.config.ids, &record.name)?;
+        let ranges = self.settings(record)?.id_ranges;
+        record.ids = ids::claim(&self.layout, self.config.ids, &record.name, ranges)?;
         journal::step("create.claimed");
         std::fs::create_dir(staging)?;
         std::fs::set_permissions(staging, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;

@@ -45,7 +45,7 @@ impl Engine {
         journal::step("delete.moved");
         tree::remove(&gone)?;
         journal::step("delete.removed");
-        ids::release_all(&self.layout, self.config.ids, name)?;
+        ids::release_all(&self.layout, name)?;
         let label = label::name(&self.layout.id(), name.as_str());
         label::forget(&self.labels(name), &label);
         let _ = std::fs::remove_dir(self.layout.run_of(name));

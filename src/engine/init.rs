@@ -129,9 +129,19 @@ fn make_directory(dir: &Path, mode: u32) -> Result<bool> {
 
 /// The pool that the config has, grown if asked for; a new one where no other line overlaps.
 fn pool(existing: Option<&Config>, containers: Option<u32>) -> Result<Pool> {
-    let wanted = match (existing, containers) {
-        (Some(config), None) => return Ok(config.ids),
-        (_, number) => number.unwrap_or(1000),
+    if let (Some(config), None) = (existing, containers) {
+        return Ok(config.ids);
+    }
+    let others = taken_ranges(existing.map(|c| c.ids))?;
+    let here = ids::here()?;
+    let wanted = match containers {
+        Some(number) => number,
+        None if here == u32::MAX => CONTAINERS,
+        // A container has few ids: all that its own users leave.
+        None => (1..=CONTAINERS)
+            .rev()
+            .find(|n| ids::find_pool(&others, n * RANGE, here).is_some())
+            .ok_or_else(|| no_ids(here))?,
     };
     if !(1..=4000).contains(&wanted) {
         return Err(Error::new(
@@ -141,7 +151,6 @@ fn pool(existing: Option<&Config>, containers: Option<u32>) -> Result<Pool> {
         .hint("give a number from 1 to 4000"));
     }
     let count = wanted * RANGE;
-    let others = taken_ranges(existing.map(|c| c.ids))?;
     if let Some(config) = existing {
         let start = config.ids.start;
         // Containers keep their ids, so the pool can only grow at its end.
@@ -150,6 +159,9 @@ fn pool(existing: Option<&Config>, containers: Option<u32>) -> Result<Pool> {
                 .hint(format!("it has room for {} containers", config.ids.count / RANGE)));
         }
         let end = u64::from(start) + u64::from(count);
+        if end > u64::from(here) {
+            return Err(no_ids(here));
+        }
         if others
             .iter()
             .any(|(s, n)| u64::from(*s) < end && u64::from(*s) + u64::from(*n) > u64::from(start))
@@ -159,11 +171,23 @@ fn pool(existing: Option<&Config>, containers: Option<u32>) -> Result<Pool> {
         }
         return Ok(Pool { start, count });
     }
-    let start = ids::find_pool(&others, count).ok_or_else(|| {
-        Error::new(Kind::State, format!("no run of {count} free ids is left"))
-            .hint("look at /etc/subuid and /etc/subgid, or ask for less: --containers NUMBER")
+    let start = ids::find_pool(&others, count, here).ok_or_else(|| match here {
+        u32::MAX => Error::new(Kind::State, format!("no run of {count} free ids is left"))
+            .hint("look at /etc/subuid and /etc/subgid, or ask for less: --containers NUMBER"),
+        _ => no_ids(here),
     })?;
     Ok(Pool { start, count })
+}
+
+/// For how many containers there are ids if nobody says.
+const CONTAINERS: u32 = 1000;
+
+fn no_ids(here: u32) -> Error {
+    Error::new(
+        Kind::Unsupported,
+        format!("this host is a container, and its {here} ids leave too few for others in it"),
+    )
+    .hint("its host's admin makes one with more: coloc create NAME --profile nest")
 }
 
 /// All ranges of subuid(5) and subgid(5) but `own`.

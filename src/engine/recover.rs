@@ -56,6 +56,6 @@ impl Engine {
         if self.layout.container(name).exists() {
             return Ok(());
         }
-        ids::release_all(&self.layout, self.config.ids, name)
+        ids::release_all(&self.layout, name)
     }
 }

@@ -11,7 +11,7 @@ use crate::profile::{Chain, Effective, Origin, Setting};
 use crate::request::Verb;
 use crate::runtime::parent;
 use crate::store::lock::{self, Subject};
-use crate::store::record::Overrides;
+use crate::store::record::{Overrides, RANGE};
 use crate::store::running::State;
 use crate::store::{Name, Record};
 
@@ -90,7 +90,11 @@ impl Engine {
             // A profile that was damaged must not keep this from naming another.
             let before = self.effective(&record).unwrap_or_else(|_| Effective::defaults());
             let before = with_record(&before, &record);
+            let ranges = record.overrides.get(ID_RANGES).cloned();
             work(&mut record)?;
+            if record.overrides.get(ID_RANGES) != ranges.as_ref() {
+                return Err(made_with_its_ids(&record));
+            }
             let after = self.all_settings(&record)?;
             let changed: Vec<Setting> = after
                 .into_iter()
@@ -103,7 +107,7 @@ impl Engine {
             let limited = self.limits_changed(&record, &changed)?;
             let given = self.given_changed(&record, &changed)?;
             let boot = self.follow_autostart(&record)?;
-            let save = || record.save_in(&self.layout.container(name));
+            let save = || record.save(&self.layout);
             let mut notes = match given {
                 Some(wanted) => self.give(name, &wanted, save)?,
                 None => save().map(|()| Vec::new())?,
@@ -187,9 +191,29 @@ fn check_mounts(changed: &[Setting]) -> Result<()> {
     Ok(())
 }
 
+const ID_RANGES: &str = "id_ranges";
+
+fn made_with_its_ids(record: &Record) -> Error {
+    let ids = record.ids.count;
+    Error::new(Kind::Usage, format!("{} was made with {ids} ids, and keeps them", record.name))
+        .hint("make another container: coloc create NAME --set id_ranges=NUMBER")
+}
+
 fn with_record(effective: &Effective, record: &Record) -> Vec<Setting> {
     let own = KEYS.iter().filter(|k| k.place == Place::Container);
-    effective.all().iter().cloned().chain(own.map(|key| of_record(record, key))).collect()
+    let through_profile = |setting: &Setting| match setting.key.name {
+        // As it was made, whatever its profile says by now.
+        ID_RANGES => {
+            Setting { value: Value::Number(u64::from(record.ids.count / RANGE)), ..setting.clone() }
+        }
+        _ => setting.clone(),
+    };
+    effective
+        .all()
+        .iter()
+        .map(through_profile)
+        .chain(own.map(|key| of_record(record, key)))
+        .collect()
 }
 
 /// The setting of a key that is a container's alone.

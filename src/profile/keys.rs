@@ -10,6 +10,8 @@ pub enum When {
     Now,
     /// When it is next started.
     Start,
+    /// Never: it counts when a container is made.
+    Create,
 }
 
 /// Where a key can stand.
@@ -88,6 +90,16 @@ pub const KEYS: &[Key] = &[
         "Which init runs: the base's own, systemd where it has that, or coloc's own small one, \
          which starts nothing; that is for a room that people log in to, without services.",
     ),
+    Key {
+        when: When::Create,
+        ..key(
+            "id_ranges",
+            count(1, 64, ""),
+            "1",
+            "How many times 65536 ids it has, for users and groups alike. One is enough for a whole \
+             system; containers and users' own ranges of ids inside, as of rootless podman, need more.",
+        )
+    },
     key(
         "network.mode",
         Kind::Network,

@@ -92,10 +92,7 @@ const REFUSED: [(&str, &str); 8] = [
         "what the whole host does, watched",
         "perf_event_open fanotify_init fanotify_mark syslog acct",
     ),
-    (
-        "keyrings: they know no namespace but the user's, and have had many holes",
-        "add_key request_key keyctl",
-    ),
+    ("keyrings: they know no namespace but the user's, and have had many holes", KEYRINGS),
     (
         "the host's disks, memory and clock",
         "quotactl quotactl_fd swapon swapoff adjtimex clock_adjtime clock_adjtime64 \
@@ -116,6 +113,9 @@ const REFUSED: [(&str, &str); 8] = [
      ssetmask",
     ),
 ];
+
+/// Runtimes such as crun go on without one only where the kernel seems to have none.
+const KEYRINGS: &str = "add_key request_key keyctl";
 
 /// What is refused by default and allowed by a profile's word.
 const URING: &str = "io_uring_setup io_uring_enter io_uring_register";
@@ -149,7 +149,12 @@ pub(super) fn filter(allow: Allow) -> Specs<LinuxSeccomp> {
         .flat_map(|(_, names)| names.split(' '))
         .filter(|name| !free.contains(name))
         .collect();
-    let mut rules = vec![refuse(&refused, vec![])?];
+    let mut rules = Vec::new();
+    if allow.nesting {
+        let absent: Vec<&str> = KEYRINGS.split(' ').collect();
+        rules.push(rule(&absent, vec![], Some(ENOSYS))?);
+    }
+    rules.push(refuse(&refused, vec![])?);
     rules.extend(by_argument(allow)?);
     rules.push(permit(&free, vec![])?);
     LinuxSeccompBuilder::default()

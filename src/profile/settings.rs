@@ -143,6 +143,8 @@ impl Default for Allow {
 pub struct Settings {
     /// The init.
     pub init: InitChoice,
+    /// How many times 65536 ids it is made with.
+    pub id_ranges: u32,
     /// The network.
     pub network: Network,
     /// What it can use up.
@@ -191,6 +193,10 @@ impl Settings {
                     Some("builtin") => InitChoice::Builtin,
                     _ => InitChoice::Auto,
                 };
+            }
+            "id_ranges" => {
+                let ranges = value.number().and_then(|n| u32::try_from(n).ok());
+                self.id_ranges = ranges.unwrap_or(1);
             }
             "network.mode" => network.mode = Mode::of_word(value.word().unwrap_or_default()),
             "network.neighbours" => network.neighbours = value.flag(),

@@ -92,16 +92,23 @@ pub fn of_user(words: &str) -> Result<Vec<(String, u32)>> {
 /// Sets what each user of this process's user namespace may have. What is made counts against
 /// the same limits of the host's for the owner of the namespace too.
 pub fn set_of_user(limits: &[(String, u32)]) -> Result<()> {
+    let write = |proc: &str, name: &str, most: u32| {
+        let path = Path::new(proc).join("sys/user").join(name);
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        file.and_then(|mut file| std::io::Write::write_all(&mut file, most.to_string().as_bytes()))
+    };
     for (name, most) in limits {
-        let path = Path::new("/proc/sys/user").join(name);
-        let wrote = std::fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut file| std::io::Write::write_all(&mut file, most.to_string().as_bytes()));
+        let wrote = match write("/proc", name, *most) {
+            // This host is a container of coloc's, which keeps a bare one there for containers in it.
+            Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                write("/run/host/proc", name, *most).map_err(|_| e)
+            }
+            other => other,
+        };
         match wrote {
             // A kernel without what is limited.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.context(|| format!("cannot write {most} to {}", path.display()))?,
+            other => other.context(|| format!("cannot write {most} to /proc/sys/user/{name}"))?,
         }
     }
     Ok(())

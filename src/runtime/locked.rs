@@ -27,6 +27,11 @@ pub(super) fn copy(source: OwnedFd, attr: Attr, idmap: Option<&OwnedFd>) -> Resu
         libc::EINVAL if idmap.is_some() => {
             Error::from(e).hint("its file system takes no id mapping: ext4, xfs, btrfs do")
         }
+        libc::EPERM if idmap.is_some() => Error::new(
+            Kind::Unsupported,
+            "this host is a container, and the kernel maps ids on a disk for the disk's own host alone",
+        )
+        .hint("in a container keep the store on a tmpfs that was mounted there: coloc --root DIR"),
         _ => e.into(),
     })?;
     Ok(copy)

@@ -52,7 +52,16 @@ pub struct Range {
     pub count: u32,
 }
 
-/// How many ids a container has: all that 16 bits hold, `nobody` at 65534 included.
+impl Range {
+    /// Whether a container can have it.
+    fn is_possible(self) -> bool {
+        let whole = self.count > 0 && self.count % RANGE == 0;
+        whole && self.start > 0 && self.start.checked_add(self.count).is_some()
+    }
+}
+
+/// How many ids a range has: all that 16 bits hold, `nobody` at 65534 included. A container has one
+/// range, or several in a row.
 pub const RANGE: u32 = 65536;
 
 impl Record {
@@ -93,13 +102,18 @@ impl Record {
             format!("was written by a newer coloc (format {})", record.version)
         } else if record.name != *name {
             format!("is the record of {}", record.name)
-        } else if record.ids.start == 0 || record.ids.count != RANGE {
+        } else if !record.ids.is_possible() {
             "has an impossible id range".into()
         } else {
             return Ok(record);
         };
         Err(Error::new(Kind::Damaged, format!("{} {wrong}", path.display()))
             .hint("repair the file by hand, or restore it from a backup; nothing was changed"))
+    }
+
+    /// Writes the record of a container that is in its place.
+    pub fn save(&self, layout: &Layout) -> Result<()> {
+        atomic::write_json(&layout.record(&self.name), self, 0o600)
     }
 
     /// Writes the record to `dir`, a directory in staging that is synced before it counts.

@@ -269,6 +269,8 @@ impl Store {
         let mut names: Vec<_> =
             taken.filter_map(|t| t.trim().strip_prefix("taken ").map(str::to_string)).collect();
         names.sort();
+        // Of those with several ranges.
+        names.dedup();
         names
     }
 
@@ -358,7 +360,7 @@ pub(crate) fn debian(word: &str, containers: u32) -> Store {
 pub(crate) fn store() -> &'static Store {
     static STORE: OnceLock<Store> = OnceLock::new();
     STORE.get_or_init(|| {
-        let store = Store::new("main", 60);
+        let store = Store::new("main", 160);
         std::fs::create_dir_all(CACHE).unwrap();
         let lock = std::fs::File::create(Path::new(CACHE).join("lock")).unwrap();
         let _lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();

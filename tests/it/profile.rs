@@ -280,6 +280,71 @@ fn nest_runs_bubblewrap() {
     assert!(numbers.len() == 2 && numbers[1] < 6, "{said}");
 }
 
+/// A whole tree of the host's into a container, as its root's.
+fn hand_in(c: &Container, from: &str, to: &str) {
+    let to = c.private(to);
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let copy = format!("cp -r {from} {0} && chown -hR {1}:{1} {0}", to.display(), c.ids());
+    crate::common::sh(&copy).ok();
+}
+
+#[test]
+fn nest_has_ids_for_containers_and_users_containers() {
+    let c = Container::started(store(), "nest-ids", &["--profile", "nest"]);
+    assert_eq!(shown(&c, "id_ranges")["value"], 8);
+    let map = c.root(&["cat", "/proc/self/uid_map"]).ok();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &c.ids().to_string(), "524288"]);
+    let said =
+        c.root_sh("touch /root/x && chown 524287 /root/x && unshare -Urm mount -t tmpfs none /mnt");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_ne!(c.root_sh("chown 524288 /root/x").code, 0);
+    // It is what it was made with.
+    let said = store().fails(2, &["set", &c.name, "id_ranges=1"]);
+    assert!(said.contains("made with 524288 ids"), "{said}");
+    c.ok("set", &["profile=room"]);
+    assert_eq!(shown(&c, "id_ranges")["value"], 8);
+    c.ok("restart", &["--timeout", "5"]);
+    assert_eq!(c.root_sh("stat -c %u /root/x").ok(), "524287\n");
+}
+
+#[test]
+fn nest_runs_coloc() {
+    let c = Container::started(store(), "nest-coloc", &["--profile", "nest"]);
+    let tree = Store::empty("tree");
+    let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+    hand_in(&c, &crate::common::mini_tree(&tree.root), "srv/mini");
+    hand_in(&c, crate::common::coloc().to_str().unwrap(), "var/usrlocal/bin/coloc");
+    std::fs::create_dir_all(c.private("var/usrlocal/share/coloc")).unwrap();
+    hand_in(&c, profiles.to_str().unwrap(), "var/usrlocal/share/coloc/profiles");
+    let all = |root: &str| {
+        format!(
+            "set -e; export COLOC_ROOT={root}; coloc init --containers 2; \
+             coloc base create mini --from /srv/mini; \
+             coloc create in --profile room --network none; coloc start in; \
+             coloc exec in -- cat /proc/self/uid_map; coloc check in; coloc stop in --timeout 2"
+        )
+    };
+    // The kernel maps ids on a disk for nobody in a user namespace: that is said.
+    let out = c.root_sh(&all("/srv/disk"));
+    assert_eq!(out.code, 6, "{out:?}");
+    assert!(out.stderr.contains("the disk's own host alone"), "{out:?}");
+    let clean = "COLOC_ROOT=/srv/disk coloc delete in --yes; rm -r /srv/disk; : >/etc/subuid; : >/etc/subgid";
+    c.root_sh(clean).ok();
+    let said =
+        c.root_sh(&format!("mkdir /srv/t; mount -t tmpfs none /srv/t; {}", all("/srv/t"))).ok();
+    let map = said.lines().find(|l| l.trim_start().starts_with("0 ")).unwrap();
+    let map: Vec<u32> = map.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    assert_eq!((map[0], map[2]), (0, 65536), "{said}");
+    assert!(said.contains("root inside cannot change it"), "{said}");
+    // One that has no ids to spare says so.
+    let small =
+        Container::started(store(), "small", &["--profile", "nest", "--set", "id_ranges=1"]);
+    hand_in(&small, crate::common::coloc().to_str().unwrap(), "var/usrlocal/bin/coloc");
+    let out = small.root_sh("coloc init");
+    assert!(out.stderr.contains("leave too few for others"), "{out:?}");
+    assert_eq!(out.code, 6);
+}
+
 #[test]
 fn lab_has_few_limits_and_more_of_the_kernel() {
     let c = Container::started(store(), "lab", &["--profile", "lab"]);
