@@ -387,6 +387,16 @@ impl Keys {
     }
 }
 
+/// Where something else fails, before what was made is removed: nothing more is to be put there.
+impl Drop for Keys {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,15 +406,5 @@ mod tests {
         let text = "# FIRST_UID is a number\n#FIRST_UID=1\nB=2\nSYS\t3\n";
         let new = set_lines(text, &["FIRST_UID=7".into(), "SYS 4".into(), "NEW=1".into()]);
         assert_eq!(new, "# FIRST_UID is a number\nFIRST_UID=7\nB=2\nSYS 4\nNEW=1\n");
-    }
-}
-
-/// Where something else fails, before what was made is removed: nothing more is to be put there.
-impl Drop for Keys {
-    fn drop(&mut self) {
-        for (_, child) in &mut self.running {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
