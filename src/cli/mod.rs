@@ -35,6 +35,7 @@ mod supervise;
 mod top;
 mod ui;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -99,6 +100,64 @@ enum Verb {
     Supervise(supervise::SuperviseArgs),
 }
 
+/// What is called often, or while somebody waits: to know all verbs takes longer than what most of
+/// these do.
+#[derive(Debug, Parser)]
+#[command(name = "coloc", disable_help_subcommand = true)]
+struct Short {
+    #[arg(long, env = "COLOC_ROOT", global = false)]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Often,
+}
+
+#[derive(Debug, Subcommand)]
+enum Often {
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Shell(enter::ShellArgs),
+    Exec(enter::ExecArgs),
+    List(list::ListArgs),
+    Supervise(supervise::SuperviseArgs),
+}
+
+impl From<Often> for Verb {
+    fn from(verb: Often) -> Self {
+        match verb {
+            Often::Start(args) => Verb::Start(args),
+            Often::Stop(args) => Verb::Stop(args),
+            Often::Shell(args) => Verb::Shell(args),
+            Often::Exec(args) => Verb::Exec(args),
+            Often::List(args) => Verb::List(args),
+            Often::Supervise(args) => Verb::Supervise(args),
+        }
+    }
+}
+
+/// The first word that is no option of the program's own.
+fn verb_word() -> Option<OsString> {
+    let mut args = std::env::args_os().skip(1);
+    loop {
+        let word = args.next()?;
+        match word.to_str() {
+            Some("--root") => drop(args.next()),
+            Some(option) if option.starts_with("--root=") => {}
+            _ => return Some(word),
+        }
+    }
+}
+
+/// Reads the command line. Whatever [`Short`] cannot read, help among it, is for all of it to say.
+fn parse(verb: &str) -> std::result::Result<Cli, clap::Error> {
+    if !["start", "stop", "shell", "exec", "list", "supervise"].contains(&verb) {
+        return Cli::try_parse();
+    }
+    match Short::try_parse() {
+        Ok(Short { root, verb }) => Ok(Cli { root, verb: verb.into() }),
+        Err(_) => Cli::try_parse(),
+    }
+}
+
 /// Prints `error` on stderr and gives its exit code.
 pub fn report(error: &Error) -> ExitCode {
     eprintln!("coloc: {}", crate::tree::file::printable(&error.to_string()));
@@ -115,7 +174,14 @@ pub fn main() -> ExitCode {
     if login::is_login_shell() {
         return login::main();
     }
-    let cli = match Cli::try_parse() {
+    let verb = verb_word().unwrap_or_default();
+    let verb = verb.to_str().unwrap_or_default();
+    let enters = ["start", "shell", "exec", "supervise"].contains(&verb);
+    if enters && nix::unistd::geteuid().is_root() {
+        // Before anything is done, as it begins anew. Who needs it asks again, and says why not.
+        let _ = image::seal();
+    }
+    let cli = match parse(verb) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();

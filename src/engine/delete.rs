@@ -46,6 +46,7 @@ impl Engine {
         tree::remove(&gone)?;
         journal::step("delete.removed");
         ids::release_all(&self.layout, name)?;
+        self.forget_on_network(name);
         let label = label::name(&self.layout.id(), name.as_str());
         label::forget(&self.labels(name), &label);
         let _ = std::fs::remove_dir(self.layout.run_of(name));

@@ -1,6 +1,7 @@
 //! What coloc does, one transaction a file: takes the locks, joins the modules that know how.
 
 pub mod adopt;
+mod apart;
 mod autostart;
 pub mod bases;
 pub mod check;

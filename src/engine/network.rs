@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::network::plan::Member;
-use crate::network::{self, House, Proto, Publish, Wish, listening, sockets};
+use crate::network::{self, Admitted, House, Proto, Publish, Wish, listening, sockets};
 use crate::profile::{self, Mode, Protocol, Setting, Settings};
 use crate::runtime::label;
 use crate::runtime::plan::HostFacts;
@@ -83,11 +83,30 @@ impl Engine {
     }
 
     /// Makes room on the network, and a place for its sockets, for a container that is to start.
-    pub(super) fn admit(&self, record: &Record) -> Result<Option<Member>> {
+    pub(super) fn admit(&self, record: &Record) -> Result<Option<Admitted>> {
         let wish = self.wish(record, &self.settings(record)?);
-        let member = wish.map(|wish| self.house()?.admit(&wish)).transpose()?;
+        let admitted = wish.map(|wish| self.house()?.admit(&wish)).transpose()?;
         sockets::show(&self.layout, &record.name, record.ids.start)?;
-        Ok(member)
+        Ok(admitted)
+    }
+
+    /// Waits until what [`admit`](Self::admit) has begun is there.
+    pub(super) fn complete(&self, admitted: &mut Admitted) -> Result<()> {
+        self.house()?.complete(admitted)
+    }
+
+    /// Has the host know the container's name, and lets others change the network.
+    pub(super) fn announce(&self, admitted: Option<Admitted>) {
+        if let (Some(admitted), Ok(house)) = (admitted, self.house()) {
+            house.announce(admitted);
+        }
+    }
+
+    /// Takes away what the network may still have for a container that is deleted.
+    pub(super) fn forget_on_network(&self, name: &Name) {
+        if let Err(e) = self.house().and_then(|house| house.forget(name)) {
+            eprintln!("coloc: the rules for {name} are still there: {e}");
+        }
     }
 
     /// Takes a container that has ended off the network. What cannot be done now is told, and left

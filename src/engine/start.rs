@@ -78,6 +78,9 @@ impl Engine {
 
     /// Starts a supervisor of our own, which lives on without this command and its terminal.
     pub(super) fn spawn(&self, name: &Name) -> Result<()> {
+        if self.supervise_apart(name)? {
+            return Ok(());
+        }
         let mut child = image::again()
             .args(["supervise", name.as_str()])
             .env_clear()

@@ -6,8 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 
+use super::apart::Apart;
 use super::{Engine, given, unit};
 use crate::error::{Context, Error, Kind, Result};
+use crate::network::Admitted;
 use crate::network::plan::Member;
 use crate::profile::spec::{Home, Place, derive};
 use crate::profile::{Chain, Effective, InitChoice, Settings};
@@ -33,26 +35,49 @@ impl Engine {
     /// Starts `name`, reports to whoever started this process, and becomes its monitor. With
     /// the container running and its supervisor gone it takes that one's place.
     pub fn supervise(&self, name: &Name) -> Result<std::convert::Infallible> {
-        // Of no terminal and no session but our own from here on.
-        let _ = rustix::process::setsid();
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let _ = std::env::set_current_dir("/");
+        alone();
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         if let Some((state, init)) = State::alive(&self.layout, name) {
             let (job, held) = self.take_over(name, state, init)?;
             return watch(lock, &job, &held);
         }
-        let start = self.prepare(name)?;
+        let (start, network) = self.prepare(name)?;
         match &start.cgroups.birthplace {
-            None => self.begin_and_watch(lock, &start),
+            None => self.begin_and_watch(lock, &start, network),
             Some(place) => open_dir(place)
                 .map_err(Error::from)
-                .and_then(|place| self.begin_reborn(lock, &start, &place))
-                .inspect_err(|_| {
-                    cgroup::remove(&start.cgroups.made);
-                    self.off_network(name);
-                }),
+                .and_then(|place| self.begin_reborn(lock, &start, network, &place))
+                .inspect_err(|_| self.undo(&start)),
         }
+    }
+
+    /// Starts `name` with a child of this process as its supervisor, and returns when its init runs;
+    /// false if that takes a process of a fresh image, as [`supervise`](Self::supervise) wants it.
+    ///
+    /// For an init of its own alone: that is executed, and shows nothing of this process. The built-in
+    /// one goes on as it is, and everyone inside would see this command line, and others' names in it.
+    pub(super) fn supervise_apart(&self, name: &Name) -> Result<bool> {
+        if !clone::alone() || std::env::var_os("NOTIFY_SOCKET").is_some() {
+            return Ok(false);
+        }
+        let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        if State::alive(&self.layout, name).is_some() {
+            return Ok(false);
+        }
+        let record = Record::load(&self.layout, name)?;
+        if self.settings(&record)?.init == InitChoice::Builtin {
+            return Ok(false);
+        }
+        let (start, network) = self.prepare(name)?;
+        let apart = Apart::begin(self, lock, &start).inspect_err(|_| self.undo(&start))?;
+        apart.watch_over(self, network)?;
+        Ok(true)
+    }
+
+    /// Takes back what [`prepare`](Self::prepare) made.
+    fn undo(&self, start: &Start) {
+        cgroup::remove(&start.cgroups.made);
+        self.off_network(&start.record.name);
     }
 
     /// Goes on in a child that is born in the supervisor's cgroup; this process ends.
@@ -60,13 +85,18 @@ impl Engine {
         &self,
         lock: Lock,
         start: &Start,
+        network: Option<Admitted>,
         place: &OwnedFd,
     ) -> Result<std::convert::Infallible> {
+        // Whoever began to load rules is to hear how it went.
+        let mut network = network;
+        network.as_mut().map_or(Ok(()), |admitted| self.complete(admitted))?;
+        self.announce(network);
         let mut lock = Some(lock);
         clone::spawn(0, Some(place.as_fd()), || {
             let _ = rustix::process::setsid();
             let Some(lock) = lock.take() else { return 1 };
-            match self.begin_and_watch(lock, start) {
+            match self.begin_and_watch(lock, start, None) {
                 Ok(never) => match never {},
                 Err(e) => {
                     report_failure(&self.layout, &start.record.name, &e);
@@ -80,24 +110,56 @@ impl Engine {
         std::process::exit(0)
     }
 
-    fn begin_and_watch(&self, lock: Lock, start: &Start) -> Result<std::convert::Infallible> {
-        let (job, held) = self.begin(start)?;
+    fn begin_and_watch(
+        &self,
+        lock: Lock,
+        start: &Start,
+        mut network: Option<Admitted>,
+    ) -> Result<std::convert::Infallible> {
+        let begun = self.begin(start, &mut || {
+            network.as_mut().map_or(Ok(()), |admitted| self.complete(admitted))
+        });
+        // Before the clean-up, which waits for it.
+        self.announce(network);
+        let (job, held) = begun.inspect_err(|_| self.off_network(&start.record.name))?;
+        watch(lock, &job, &held)
+    }
+
+    /// The supervisor's part of a start, in a process of its own; `connected` as for
+    /// [`begin`](Self::begin).
+    pub(super) fn begin_apart(
+        &self,
+        lock: Lock,
+        start: &Start,
+        connected: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<std::convert::Infallible> {
+        let begun = self.begin(start, connected);
+        let (job, held) = begun.inspect_err(|_| self.off_network(&start.record.name))?;
         watch(lock, &job, &held)
     }
 
     /// All of a start that needs no process of its own.
-    fn prepare(&self, name: &Name) -> Result<Start> {
+    fn prepare(&self, name: &Name) -> Result<(Start, Option<Admitted>)> {
         self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
-        let member = self.admit(&record).inspect_err(|_| self.off_network(name))?;
-        self.prepare_rest(record, member).inspect_err(|_| self.off_network(name))
+        let network = self.admit(&record).inspect_err(|_| self.off_network(name))?;
+        let member = network.as_ref().map(|admitted| admitted.member.clone());
+        match self.prepare_rest(record, member) {
+            Ok(start) => Ok((start, network)),
+            Err(e) => {
+                drop(network);
+                self.off_network(name);
+                Err(e)
+            }
+        }
     }
 
     fn prepare_rest(&self, record: Record, member: Option<Member>) -> Result<Start> {
         let name = &record.name;
-        let (spec, plan, kind) = self.plan(&record)?;
         let settings = self.settings(&record)?;
+        let home = self.home_of(&record)?;
+        let (spec, plan, kind) = self.plan_of(&record, &settings, home.as_ref())?;
         self.keep_spec(&record, &spec)?;
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
@@ -118,12 +180,18 @@ impl Engine {
         Ok(Start { record, member, plan, kind, run, cgroups, given })
     }
 
-    /// Starts the container; its state is on record before its init is executed.
-    fn begin(&self, start: &Start) -> Result<(Job, Vec<OwnedFd>)> {
+    /// Starts the container; its state is on record before its init is executed. `connected` returns
+    /// when it may be connected to the network. After an error it is still to be taken off that.
+    fn begin(
+        &self,
+        start: &Start,
+        connected: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<(Job, Vec<OwnedFd>)> {
         let Start { record, member, plan, kind, run, cgroups, given } = start;
         let name = &record.name;
         let result = parent::start(plan, cgroups, run, &mut |init: &Child| {
             // Before anything of it runs, it has its addresses.
+            connected()?;
             if let Some(member) = member {
                 self.house()?.connect(member, init.pid)?;
             }
@@ -151,7 +219,6 @@ impl Engine {
                 // What a hook at the beginning did, one at the end undoes.
                 plan.hooks.run_all("poststop", None);
                 State::forget(&self.layout, name);
-                self.off_network(name);
                 leave(&cgroups.made);
                 cgroup::remove(&cgroups.made);
                 return Err(e);
@@ -242,7 +309,7 @@ impl Engine {
         if State::load(&self.layout, name).is_some() {
             return None;
         }
-        let v2 = cgroup::host().ok()?.v2;
+        let v2 = &cgroup::host().ok()?.v2;
         let unit = unit::name(&self.layout, name);
         [v2.join(self.layout.id()).join(name.as_str()), v2.join("coloc.slice").join(unit)]
             .into_iter()
@@ -306,7 +373,15 @@ impl Engine {
         record: &Record,
         home: Option<&Home>,
     ) -> Result<(Spec, Plan, InitKind)> {
-        let settings = self.settings(record)?;
+        self.plan_of(record, &self.settings(record)?, home)
+    }
+
+    fn plan_of(
+        &self,
+        record: &Record,
+        settings: &Settings,
+        home: Option<&Home>,
+    ) -> Result<(Spec, Plan, InitKind)> {
         let tree = self.layout.generation(&record.base, record.generation).join("tree");
         if !tree.join("usr").is_dir() {
             return Err(Error::new(
@@ -315,7 +390,7 @@ impl Engine {
             )
             .hint(format!("look for it in {}", tree.display())));
         }
-        let kind = init_kind(&tree, &settings)?;
+        let kind = init_kind(&tree, settings)?;
         let label = self.label_of(&record.name);
         let place = Place {
             private: &self.layout.private(&record.name),
@@ -326,8 +401,8 @@ impl Engine {
             label: label.as_deref(),
             memory: memory_of_host(),
         };
-        let spec = derive(record, &settings, &place)?;
-        let plan = plan(&spec, &self.host_facts(record, &settings)?)?;
+        let spec = derive(record, settings, &place)?;
+        let plan = plan(&spec, &self.host_facts(record, settings)?)?;
         Ok((spec, plan, kind))
     }
 
@@ -358,14 +433,21 @@ impl Engine {
     }
 }
 
+/// Of no terminal and no session but our own from here on.
+pub(super) fn alone() {
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let _ = std::env::set_current_dir("/");
+}
+
 /// What a start goes by.
-struct Start {
-    record: Record,
+pub(super) struct Start {
+    pub(super) record: Record,
     member: Option<Member>,
     plan: Plan,
     kind: InitKind,
     run: std::path::PathBuf,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
     given: Vec<Handed>,
 }
 

@@ -9,7 +9,8 @@ use rustix::fs::{Mode as FileMode, OFlags};
 use super::forward::{self, read, set};
 use super::link::{self, Device, Links};
 use super::plan::{Member, Net, Publish};
-use super::{Mode, Wish, names, openings, rules, taken, tool};
+use super::tool::Loading;
+use super::{Mode, Wish, names, openings, ruled, rules, taken, tool};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::config::NetworkConfig;
 use crate::store::lock::{self, Lock, Subject};
@@ -28,6 +29,36 @@ pub struct House<'a> {
     pub net: Net,
 }
 
+/// A container that is to be connected. As long as this is there nobody else changes the network.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What it has.
+    pub member: Member,
+    begun: Option<Begun>,
+    _locks: Vec<Lock>,
+}
+
+/// A change of the network that is not finished.
+#[derive(Debug)]
+struct Begun {
+    members: Vec<Member>,
+    /// The rules, if they had to be loaded.
+    loading: Option<Loading>,
+    /// nftables' number before.
+    generation: Option<u32>,
+}
+
+impl Begun {
+    fn private(&self) -> Vec<Member> {
+        self.members.iter().filter(|m| m.is_private()).cloned().collect()
+    }
+}
+
+/// Where the range is written down that was taken because the usual one was not free.
+fn range_file(layout: &Layout) -> PathBuf {
+    layout.state().join("network.json")
+}
+
 /// What there is of a network, and what is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {
@@ -43,7 +74,8 @@ impl<'a> House<'a> {
     /// The network of the store at `layout`, with the admin's settings.
     pub fn open(layout: &'a Layout, config: &NetworkConfig) -> Result<Self> {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        Ok(Self { layout, net: Net::new(layout, config, machine.trim())? })
+        let chosen: Option<String> = atomic::read_json(&range_file(layout)).ok().flatten();
+        Ok(Self { layout, net: Net::new(layout, config, machine.trim(), chosen.as_deref())? })
     }
 
     fn file(&self, name: &Name) -> PathBuf {
@@ -63,26 +95,69 @@ impl<'a> House<'a> {
         }
     }
 
-    /// Makes room for a container that is about to start: writes down what it is to have, and makes
-    /// the bridge, the rules and its name so. The caller holds the container's lock, and calls
+    /// Makes room for a container that is about to start: writes down what it is to have, and begins
+    /// to make the bridge, the rules and its name so. The caller holds the container's lock, and calls
     /// [`leave`](Self::leave) if the start fails.
-    pub fn admit(&self, wish: &Wish) -> Result<Member> {
-        let member = self.net.member(wish, ipv6_here())?;
-        check_device(&member.mode)?;
-        let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+    pub fn admit(&self, wish: &Wish) -> Result<Admitted> {
+        check_device(&wish.mode)?;
+        let mut locks = vec![lock::exclusive(self.layout, &Subject::Network)?];
         let dir = self.layout.network();
         std::fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
         // dnsmasq, which is nobody in particular, reads its files here.
         std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let _ports = self.ports(&member.publish)?;
-        let mut members = self.members(Some(&member.name))?.0;
+        let house = self.with_free_range(&mut locks)?;
+        let member = house.net.member(wish, ipv6_here())?;
+        locks.extend(house.ports(&member.publish)?);
+        let mut members = house.members(Some(&member.name))?.0;
         members.push(member.clone());
         members.sort_by(|a, b| a.name.cmp(&b.name));
-        atomic::write_json_unsynced(&self.file(&member.name), &member, 0o600)?;
+        atomic::write_json_unsynced(&house.file(&member.name), &member, 0o600)?;
         journal::step("network.admitted");
-        self.settle(&members).context(|| "cannot set up the network")?;
+        let begun = house.begin(members).context(|| "cannot set up the network")?;
+        Ok(Admitted { member, begun: Some(begun), _locks: locks })
+    }
+
+    /// Waits until all is there that [`admit`](Self::admit) has begun; only then may the container be
+    /// connected.
+    pub fn complete(&self, admitted: &mut Admitted) -> Result<()> {
+        let begun = admitted.begun.as_mut().map_or(Ok(()), |begun| self.end(begun));
+        begun.context(|| "cannot set up the network")?;
         journal::step("network.settled");
-        Ok(member)
+        Ok(())
+    }
+
+    /// Lets the next one in, and has the host know the container's name.
+    pub fn announce(&self, admitted: Admitted) {
+        let private = admitted.member.is_private();
+        drop(admitted);
+        if private {
+            self.tell_host();
+        }
+    }
+
+    /// This network with a range of addresses that nobody else has on this host. One that is in use
+    /// stays, as does one that the admin gave; in the place of another the next free one is taken,
+    /// and written down. `locks` gets what keeps another store from taking the same.
+    fn with_free_range(&self, locks: &mut Vec<Lock>) -> Result<Self> {
+        let mut house = Self { layout: self.layout, net: self.net.clone() };
+        if link::index(&self.net.bridge).is_some() {
+            return Ok(house);
+        }
+        locks.push(lock::exclusive(&Layout::new("/"), &Subject::Ranges)?);
+        let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+        let Some(device) = clash(&routes, self.net.ipv4) else { return Ok(house) };
+        let free = self.net.other_ranges().find(|range| clash(&routes, *range).is_none());
+        let (first, bits) = self.net.ipv4;
+        house.net.ipv4 = free.ok_or_else(|| {
+            Error::new(
+                Kind::State,
+                format!("{first}/{bits}, which containers are to have, is the network of {device}"),
+            )
+            .hint("choose another range in coloc.json: \"network\": {\"ipv4\": \"10.5.0.0/20\"}")
+        })?;
+        let (first, bits) = house.net.ipv4;
+        atomic::write_json(&range_file(self.layout), &format!("{first}/{bits}"), 0o644)?;
+        Ok(house)
     }
 
     /// Takes the host's ports for `list`, if no other store has one of them; the rules have to be
@@ -177,11 +252,14 @@ impl<'a> House<'a> {
         if !self.file(name).exists() {
             return Ok(());
         }
-        let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+        let lock = lock::exclusive(self.layout, &Subject::Network)?;
         self.remove(name)?;
         journal::step("network.left");
         let (members, _) = self.members(None)?;
-        self.settle(&members).context(|| "cannot clean up the network")
+        self.settle(members).context(|| "cannot clean up the network")?;
+        drop(lock);
+        self.tell_host();
+        Ok(())
     }
 
     fn remove(&self, name: &Name) -> Result<()> {
@@ -245,7 +323,7 @@ impl<'a> House<'a> {
         if !self.layout.network().exists() {
             // After a reboot nothing is left but what is on disk.
             if names::in_hosts_file(&self.net) {
-                names::host_names(&self.net, "");
+                self.tell_host();
             }
             return Ok(());
         }
@@ -259,14 +337,17 @@ impl<'a> House<'a> {
         if !idle && !all.iter().any(off) {
             return Ok(());
         }
-        let Some(_lock) = lock::try_exclusive(self.layout, &Subject::Network)? else {
+        let Some(lock) = lock::try_exclusive(self.layout, &Subject::Network)? else {
             return Ok(());
         };
         let (members, gone) = self.members(None)?;
         if gone == 0 && !idle {
             return Ok(());
         }
-        self.settle(&members)
+        self.settle(members)?;
+        drop(lock);
+        self.tell_host();
+        Ok(())
     }
 
     /// Everybody on the network, by name.
@@ -280,11 +361,15 @@ impl<'a> House<'a> {
     /// Puts everything there anew, after somebody has flushed the rules for instance. Gives the
     /// number of containers on the network.
     pub fn reload(&self) -> Result<usize> {
-        let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+        let lock = lock::exclusive(self.layout, &Subject::Network)?;
         let (members, _) = self.members(None)?;
         names::forget(self.layout);
-        self.settle(&members)?;
-        Ok(members.len())
+        ruled::forget(self.layout);
+        let count = members.len();
+        self.settle(members)?;
+        drop(lock);
+        self.tell_host();
+        Ok(count)
     }
 
     /// Changes which ports lead to a container that runs; the caller holds its lock.
@@ -298,7 +383,7 @@ impl<'a> House<'a> {
         member.publish = list.to_vec();
         atomic::write_json_unsynced(&self.file(name), &member, 0o600)?;
         let (members, _) = self.members(None)?;
-        self.settle(&members)
+        self.settle(members)
     }
 
     /// Changes whether a container that runs has neighbours; the caller holds its lock.
@@ -309,30 +394,72 @@ impl<'a> House<'a> {
             member.mode = Mode::Private { neighbours: on };
             atomic::write_json_unsynced(&self.file(name), &member, 0o600)?;
             let (members, _) = self.members(None)?;
-            self.settle(&members)?;
+            self.settle(members)?;
         }
         Ok(())
     }
 
-    /// Makes bridge, rules and names what `members` need. Each part can be done again. Rules come
-    /// before devices: nothing is connected that is not guarded.
-    fn settle(&self, members: &[Member]) -> Result<()> {
-        let private: Vec<Member> = members.iter().filter(|m| m.is_private()).cloned().collect();
-        if !members.is_empty() {
-            tool::nft_load(&rules::all(&self.net, members, loopback6_works()))?;
-            journal::step("network.ruled");
+    /// Makes bridge, rules and names what `members` need, but for the host's own knowledge of names.
+    /// Each part can be done again.
+    fn settle(&self, members: Vec<Member>) -> Result<()> {
+        self.end(&mut self.begin(members)?)
+    }
+
+    /// The first part of it: what does not have to wait for the rules. Those come before devices:
+    /// nothing is connected that is not guarded.
+    fn begin(&self, members: Vec<Member>) -> Result<Begun> {
+        let mut begun = Begun { members, loading: None, generation: None };
+        let loopback6 = loopback6_works();
+        if !begun.members.is_empty()
+            && !ruled::is_so(self.layout, &self.net, &begun.members, loopback6)
+        {
+            ruled::forget(self.layout);
+            begun.generation = ruled::generation();
+            let text = rules::all(&self.net, &begun.members, loopback6);
+            begun.loading = Some(Loading::begin(&text)?);
         }
+        let private = begun.private();
         if private.is_empty() {
-            return self.close(members.is_empty());
+            begun.loading.take().map_or(Ok(()), Loading::end)?;
+            journal::step("network.ruled");
+            self.close(begun.members.is_empty())?;
+            return Ok(begun);
         }
         self.bridge()?;
-        openings::open(&self.net)?;
-        names::update(self.layout, &self.net, &private)
+        names::update(self.layout, &self.net, &private)?;
+        Ok(begun)
+    }
+
+    /// The second part: returns when the rules are there.
+    fn end(&self, begun: &mut Begun) -> Result<()> {
+        let Some(loading) = begun.loading.take() else { return Ok(()) };
+        loading.end()?;
+        journal::step("network.ruled");
+        let changes = 1 + openings::open(&self.net)?;
+        let expected = begun.generation.map(|number| number.wrapping_add(changes));
+        ruled::remember(self.layout, &self.net, &begun.members, loopback6_works(), expected)
+    }
+
+    fn tell_host(&self) {
+        let private = || self.all().into_iter().filter(Member::is_private).collect();
+        names::tell_host(&self.net, private);
+    }
+
+    /// Takes away the rules that may still be there for a container that is deleted.
+    pub fn forget(&self, name: &Name) -> Result<()> {
+        if !ruled::knows(self.layout, name) {
+            return Ok(());
+        }
+        let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+        ruled::forget(self.layout);
+        let (members, _) = self.members(None)?;
+        self.settle(members)
     }
 
     /// Takes away what only private members need, and with `all` the rest.
     fn close(&self, all: bool) -> Result<()> {
         names::end(self.layout, &self.net);
+        ruled::forget(self.layout);
         if !tool::there("nft") {
             return Ok(());
         }
@@ -357,22 +484,8 @@ impl<'a> House<'a> {
     }
 
     fn bridge(&self) -> Result<()> {
-        let Net { bridge, ipv4: (first, bits), .. } = &self.net;
+        let Net { bridge, ipv4: (_, bits), .. } = &self.net;
         let mut host = Links::of_host()?;
-        if link::index(bridge).is_none() {
-            let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-            if let Some(device) = clash(&routes, (*first, *bits)) {
-                return Err(Error::new(
-                    Kind::State,
-                    format!(
-                        "{first}/{bits}, which containers are to have, is the network of {device}"
-                    ),
-                )
-                .hint(
-                    "choose another range in coloc.json: \"network\": {\"ipv4\": \"10.5.0.0/20\"}",
-                ));
-            }
-        }
         let made = host.add_bridge(bridge, self.net.bridge_mac())?;
         if !made && !self.is_our_bridge() {
             return Err(Error::new(

@@ -6,6 +6,8 @@
 //! /run/coloc/network/dnsmasq.*     its settings, its pid
 //! /run/coloc/network/resolved      the number of the bridge that systemd-resolved was told of
 //! /run/coloc/network/forwarding    what was changed so that the host passes packets on
+//! /run/coloc/network/ruled         which rules the kernel has, and nftables' number of that change
+//! /var/lib/coloc/network.json      the range of addresses, where another store had the usual one
 //! ```
 //!
 //! Everything else follows from these files: the bridge is there while one of them is, the tables
@@ -23,12 +25,13 @@ mod link;
 mod names;
 mod openings;
 pub mod plan;
+mod ruled;
 mod rules;
 pub mod sockets;
 mod taken;
 mod tool;
 
-pub use apply::{House, Look, check_device, has_dnsmasq, has_nft};
+pub use apply::{Admitted, House, Look, check_device, has_dnsmasq, has_nft};
 pub use plan::{Member, Net, Proto, Publish};
 pub use taken::listening;
 

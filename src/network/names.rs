@@ -63,7 +63,8 @@ fn running(layout: &Layout) -> Option<(i32, std::os::fd::OwnedFd)> {
     (ours && process.open().is_some()).then_some((pid, fd))
 }
 
-/// Makes names what `members` say; without dnsmasq there are none, and no error.
+/// Makes names what `members` say, but for the host's own file; without dnsmasq there are none, and
+/// no error.
 pub(super) fn update(layout: &Layout, net: &Net, members: &[Member]) -> Result<()> {
     let hosts = lines(net, members);
     let path = file(layout, "hosts");
@@ -78,8 +79,13 @@ pub(super) fn update(layout: &Layout, net: &Net, members: &[Member]) -> Result<(
         None => start(layout, net),
     }
     tell_resolved(layout, net);
-    host_names(net, &hosts);
     Ok(())
+}
+
+/// Has the host know the names of whoever `members` gives, by its /etc/hosts if by nothing else. They
+/// are asked for once nobody else writes there: the last one to come knows of all before.
+pub(super) fn tell_host(net: &Net, members: impl FnOnce() -> Vec<Member>) {
+    host_names(net, || lines(net, &members()));
 }
 
 /// A file that need not outlive this boot, or can be made anew.
@@ -134,7 +140,7 @@ pub(super) fn end(layout: &Layout, net: &Net) {
     for name in ["hosts", "dnsmasq.pid", "dnsmasq.conf", "dnsmasq.failed", "resolved"] {
         let _ = std::fs::remove_file(file(layout, name));
     }
-    host_names(net, "");
+    tell_host(net, Vec::new);
 }
 
 /// Whether systemd-resolved answers for this host.
@@ -210,18 +216,18 @@ pub(super) fn in_hosts_file(net: &Net) -> bool {
 
 /// Puts the names into the host's /etc/hosts, where nothing better is there. That file may be
 /// one that cannot be replaced, in a container for instance: then the host knows no names.
-pub(super) fn host_names(net: &Net, lines: &str) {
-    let lines = if net.hosts && !resolved() { lines } else { "" };
+fn host_names(net: &Net, lines: impl FnOnce() -> String) {
     let path = Path::new(HOSTS);
     // Two stores change the same file. A lock on something that others can open would be theirs to
     // keep.
     let Ok(_turn) = lock::exclusive(&Layout::new("/"), &Subject::Hosts) else { return };
+    let lines = if net.hosts && !resolved() { lines() } else { String::new() };
     let Ok(meta) = std::fs::symlink_metadata(path) else { return };
     let Ok(old) = std::fs::read_to_string(path) else { return };
     if !meta.is_file() || meta.uid() != 0 {
         return;
     }
-    let new = between_marks(&old, &marks(net), lines);
+    let new = between_marks(&old, &marks(net), &lines);
     if new != old {
         let _ = atomic::write(path, new.as_bytes(), meta.permissions().mode() & 0o7777);
     }

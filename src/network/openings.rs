@@ -112,18 +112,20 @@ pub(super) fn is_open(chain: &Chain, net: &Net, rules: usize) -> bool {
     rules >= wanted(chain, net).len()
 }
 
-/// Lets what is ours through every such chain. One that cannot be changed keeps no container from
-/// starting: `coloc check` tells of it.
-pub(super) fn open(net: &Net) -> Result<()> {
+/// Lets what is ours through every such chain; gives how many changes of the rules that took. One
+/// that cannot be changed keeps no container from starting: `coloc check` tells of it.
+pub(super) fn open(net: &Net) -> Result<u32> {
+    let mut changes = 0;
     for (chain, handles) in look(net)? {
         if !is_open(&chain, net, handles.len()) {
             let lines = wanted(&chain, net).into_iter();
             let text: String =
                 lines.map(|rule| format!("insert rule {} {rule}\n", chain.words())).collect();
-            let _ = tool::nft_load(&format!("{}{text}", removal(&chain, &handles)));
+            let done = tool::nft_load(&format!("{}{text}", removal(&chain, &handles)));
+            changes += u32::from(done.is_ok());
         }
     }
-    Ok(())
+    Ok(changes)
 }
 
 fn removal(chain: &Chain, handles: &[u64]) -> String {
@@ -190,7 +192,8 @@ mod tests {
             restored(&[comment.clone(), counter.clone(), accept.clone()]),
         ];
         let layout = crate::store::Layout::new("/");
-        let net = Net::new(&layout, &crate::store::config::NetworkConfig::default(), "m").unwrap();
+        let net =
+            Net::new(&layout, &crate::store::config::NetworkConfig::default(), "m", None).unwrap();
         assert_eq!(ours(&list, &net), [4, 7]);
         let others = [
             restored(&[counter.clone(), accept.clone()]),

@@ -24,6 +24,8 @@ pub struct Net {
     pub ipv6: Option<(Ipv6Addr, u8)>,
     /// Whether /etc/hosts may be told the names.
     pub hosts: bool,
+    /// Whether the IPv4 range is the admin's word.
+    given: bool,
     /// How other stores' admins know it.
     pub(super) store: String,
     hash: u32,
@@ -66,7 +68,7 @@ impl Mac {
 }
 
 /// FNV-1a: short, and the same in every build.
-fn hash(text: &str) -> u64 {
+pub(super) fn hash(text: &str) -> u64 {
     let prime = 0x0100_0000_01b3;
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(prime))
 }
@@ -98,6 +100,15 @@ fn name(key: &str, text: &str, most: usize) -> Result<String> {
     }
 }
 
+/// How many ranges there are to choose from: those of 4096 addresses in the upper half of 10.0.0.0/8.
+const RANGES: u32 = 2048;
+const RANGE_BITS: u8 = 20;
+
+/// One of them, by a number of any size.
+fn numbered(number: u32) -> (Ipv4Addr, u8) {
+    (Ipv4Addr::from(0x0a80_0000 | (number % RANGES) << (32 - RANGE_BITS)), RANGE_BITS)
+}
+
 /// Where a store is, in words that can stand in a rule of nft's; there they may be 128 bytes, with
 /// a container's name.
 fn place(layout: &Layout) -> String {
@@ -110,8 +121,14 @@ fn place(layout: &Layout) -> String {
 
 impl Net {
     /// The network of a store, as the admin's settings have it. What they leave open follows
-    /// from the store's place and, for IPv6, from `machine`, a word of this host's own.
-    pub fn new(layout: &Layout, config: &NetworkConfig, machine: &str) -> Result<Self> {
+    /// from the store's place and, for IPv6, from `machine`, a word of this host's own; or it is
+    /// `chosen`, the IPv4 range that was taken because that one was not free.
+    pub fn new(
+        layout: &Layout,
+        config: &NetworkConfig,
+        machine: &str,
+        chosen: Option<&str>,
+    ) -> Result<Self> {
         let id = layout.id();
         let number = hash(&id);
         let bridge = match (&config.bridge, layout.is_default()) {
@@ -123,8 +140,9 @@ impl Net {
         };
         let (first, bits) = match &config.ipv4 {
             Some(text) => range::<Ipv4Addr>("ipv4", text, (8, 28))?,
-            // One of the 2048 ranges of 4096 addresses in the upper half of 10.0.0.0/8.
-            None => (Ipv4Addr::from(0x0a80_0000 | (number as u32 & 0x7ff) << 12), 20),
+            None => chosen
+                .and_then(|text| range("ipv4", text, (RANGE_BITS, RANGE_BITS)).ok())
+                .unwrap_or_else(|| numbered(number as u32)),
         };
         let first = Ipv4Addr::from(u32::from(first) & (u32::MAX << (32 - bits)));
         let ipv6 = match config.ipv6.as_deref() {
@@ -149,9 +167,17 @@ impl Net {
             ipv4: (first, bits),
             ipv6,
             hosts: config.hosts,
+            given: config.ipv4.is_some(),
             store: place(layout),
             hash: number as u32,
         })
+    }
+
+    /// The IPv4 ranges that it could have instead, in their order; none if the admin gave one.
+    pub(super) fn other_ranges(&self) -> impl Iterator<Item = (Ipv4Addr, u8)> {
+        let own = u32::from(self.ipv4.0) >> (32 - RANGE_BITS);
+        let count = if self.given { 0 } else { RANGES };
+        (1..count).map(move |n| numbered(own + n))
     }
 
     /// The host's IPv4 address on the bridge.
@@ -413,7 +439,24 @@ mod tests {
     use proptest::prelude::*;
 
     fn net(root: &str, config: &NetworkConfig) -> Result<Net> {
-        Net::new(&Layout::new(root), config, "machine")
+        Net::new(&Layout::new(root), config, "machine", None)
+    }
+
+    #[test]
+    fn another_range_can_be_chosen_but_not_in_the_place_of_the_admins() {
+        let (layout, config) = (Layout::new("/srv/x"), NetworkConfig::default());
+        let with = |chosen: &str| Net::new(&layout, &config, "machine", Some(chosen)).unwrap().ipv4;
+        let usual = net("/srv/x", &config).unwrap();
+        let others: Vec<_> = usual.other_ranges().collect();
+        assert_eq!(others.len(), 2047);
+        assert!(!others.contains(&usual.ipv4));
+        assert_eq!(with(&format!("{}/{}", others[5].0, others[5].1)), others[5]);
+        for bad in ["", "10.0.0.0/8", "x"] {
+            assert_eq!(with(bad), usual.ipv4, "{bad}");
+        }
+        let given = NetworkConfig { ipv4: Some("192.0.2.0/28".into()), ..config };
+        let net = Net::new(&layout, &given, "machine", Some("10.128.0.0/20")).unwrap();
+        assert_eq!((net.ipv4.1, net.other_ranges().count()), (28, 0));
     }
 
     fn wish(slot: u32) -> Wish {

@@ -1,7 +1,7 @@
 //! Programs of the distribution that do a part of the work.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -21,6 +21,10 @@ pub(super) fn command(program: &str) -> Command {
 
 /// Runs a program to its end and gives what it wrote; `package` is where it comes from.
 pub(super) fn run(program: &str, package: &str, args: &[&str], input: &str) -> Result<Vec<u8>> {
+    finish(program, begin(program, package, args, input)?)
+}
+
+fn begin(program: &str, package: &str, args: &[&str], input: &str) -> Result<Child> {
     let mut command = command(program);
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     if !input.is_empty() {
@@ -37,6 +41,10 @@ pub(super) fn run(program: &str, package: &str, args: &[&str], input: &str) -> R
         // Each of these reads all of its input before it says anything.
         let _ = pipe.write_all(input.as_bytes());
     }
+    Ok(child)
+}
+
+fn finish(program: &str, child: Child) -> Result<Vec<u8>> {
     let out = child.wait_with_output().context(|| format!("cannot run {program}"))?;
     if out.status.success() {
         return Ok(out.stdout);
@@ -48,7 +56,32 @@ pub(super) fn run(program: &str, package: &str, args: &[&str], input: &str) -> R
 
 /// Has nftables load `text`: all of it, or nothing.
 pub(super) fn nft_load(text: &str) -> Result<()> {
-    run("nft", "nftables", &["-f", "-"], text).map(drop)
+    Loading::begin(text)?.end()
+}
+
+/// nftables while it loads something; it waits for the kernel most of the time. Whoever drops it
+/// waits too, and does not learn what came of it.
+#[derive(Debug)]
+pub(super) struct Loading(Option<Child>);
+
+impl Loading {
+    /// Has nftables begin to load `text`: all of it, or nothing.
+    pub(super) fn begin(text: &str) -> Result<Self> {
+        begin("nft", "nftables", &["-f", "-"], text).map(|child| Self(Some(child)))
+    }
+
+    /// Waits until it is done.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.0.take().map_or(Ok(()), |child| finish("nft", child).map(drop))
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.wait();
+        }
+    }
 }
 
 /// What nftables lists, as it is in its JSON.

@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -42,8 +43,16 @@ pub fn parse(mountinfo: &str) -> Option<Hierarchies> {
     (!found.v2.as_os_str().is_empty()).then_some(found)
 }
 
-/// The hierarchies of this host.
-pub fn host() -> Result<Hierarchies> {
+/// The hierarchies of this host, as they were when first asked for.
+pub fn host() -> Result<&'static Hierarchies> {
+    static FOUND: OnceLock<Hierarchies> = OnceLock::new();
+    if FOUND.get().is_none() {
+        let _ = FOUND.set(find()?);
+    }
+    FOUND.get().ok_or_else(|| Error::failed("the cgroup hierarchies are not known"))
+}
+
+fn find() -> Result<Hierarchies> {
     let path = "/proc/self/mountinfo";
     let text = std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
     parse(&text).ok_or_else(|| {
@@ -92,14 +101,14 @@ fn own_unit(hierarchies: &Hierarchies) -> Option<PathBuf> {
 /// knows, is moved into it here.
 pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
     let hierarchies = host()?;
-    let unit = own_unit(&hierarchies);
+    let unit = own_unit(hierarchies);
     let base = match &unit {
         Some(unit) => unit.clone(),
         None => hierarchies.v2.join(store).join(name),
     };
     let (supervisor, payload) = (base.join("supervisor"), base.join("payload"));
     make(&supervisor)?;
-    if unit.is_some() && own(&hierarchies).as_deref() != Some(&*supervisor) {
+    if unit.is_some() && own(hierarchies).as_deref() != Some(&*supervisor) {
         put(&supervisor, std::process::id() as i32)?;
     }
     if unit.is_none() {

@@ -27,6 +27,9 @@ pub const BOOTED: &str = "booted";
 /// Bytes after which the console log is put aside as `console.log.1` and begun anew.
 const LOG_LIMIT: u64 = 1 << 20;
 
+/// What systemd tells the main process of a unit by its environment.
+const OWN: [&str; 3] = ["NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"];
+
 /// What the monitor is told on its command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
@@ -98,7 +101,11 @@ impl Job {
 pub fn exec_self(root: &Path, args: &[OsString]) -> Error {
     use std::os::unix::process::CommandExt;
     let mut command = crate::sys::image::again();
-    command.args(args).env("COLOC_ROOT", root);
+    let own = std::env::vars_os().filter(|(key, _)| OWN.iter().any(|o| key == o));
+    let own: Vec<_> = own.collect();
+    // Of whoever started it nothing is to stay for years.
+    command.args(args).env_clear().envs(own).envs(crate::sys::image::variable());
+    command.env("COLOC_ROOT", root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let e = command.exec();
     Error::from(e).context("cannot run coloc again")
 }

@@ -27,6 +27,8 @@ pub enum Subject {
     Ports,
     /// The host's /etc/hosts, likewise.
     Hosts,
+    /// The host's ranges of addresses, likewise.
+    Ranges,
 }
 
 impl Subject {
@@ -39,6 +41,7 @@ impl Subject {
             Subject::Ids => "ids".into(),
             Subject::Ports => "ports".into(),
             Subject::Hosts => "hosts".into(),
+            Subject::Ranges => "ranges".into(),
         }
     }
 
@@ -51,6 +54,7 @@ impl Subject {
             Subject::Ids => "the id ranges".into(),
             Subject::Ports => "the host's ports".into(),
             Subject::Hosts => "/etc/hosts".into(),
+            Subject::Ranges => "the host's networks".into(),
         }
     }
 }
@@ -58,6 +62,17 @@ impl Subject {
 /// A lock held; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "held for its Drop")] Flock<File>);
+
+impl Lock {
+    /// Leaves it to a child that was made while this process had it: flock(2) takes the two for one,
+    /// so that to give it up here would be to give up the child's.
+    pub fn leave_to_child(self) {
+        use std::os::fd::AsRawFd;
+        let number = self.0.as_raw_fd();
+        std::mem::forget(self);
+        let _ = nix::unistd::close(number);
+    }
+}
 
 /// For how long one command waits for another before it gives up. Longer than a stop with
 /// its default time-out takes.

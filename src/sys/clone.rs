@@ -66,12 +66,8 @@ pub fn spawn(
     child: impl FnOnce() -> i32,
 ) -> Result<Child> {
     let call = || format!("clone3(flags={flags:#x})");
-    if !ALONE.load(Ordering::Relaxed) {
-        if threads() != 1 {
-            return Err(Error::new(call(), libc::EBUSY));
-        }
-        // A child asks no more: by then its /proc may be one that a container's root made.
-        ALONE.store(true, Ordering::Relaxed);
+    if !alone() {
+        return Err(Error::new(call(), libc::EBUSY));
     }
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
@@ -102,6 +98,15 @@ pub fn spawn(
             Ok(Child { pid: pid as i32, pidfd })
         }
     }
+}
+
+/// Whether this process has one thread, as [`spawn`] wants it.
+pub fn alone() -> bool {
+    if !ALONE.load(Ordering::Relaxed) && threads() == 1 {
+        // A child asks no more: by then its /proc may be one that a container's root made.
+        ALONE.store(true, Ordering::Relaxed);
+    }
+    ALONE.load(Ordering::Relaxed)
 }
 
 /// How many threads this process has.

@@ -17,6 +17,7 @@ pub mod net;
 pub mod path;
 pub mod process;
 pub mod quota;
+mod remap;
 pub mod seccomp;
 pub mod tty;
 

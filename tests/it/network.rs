@@ -96,6 +96,11 @@ impl World {
     fn room(&self, store: &Store, name: &str) {
         self.ok(store, &["create", name, "--profile", "room"]);
         self.ok(store, &["start", name]);
+        self.serve(store, name);
+    }
+
+    /// Has a room that was started serve it.
+    fn serve(&self, store: &Store, name: &str) {
         let serve = format!(
             "busybox mkdir -p /tmp/w; echo {name} > /tmp/w/index.html; \
              busybox httpd -p 80 -h /tmp/w"
@@ -459,6 +464,76 @@ fn two_stores_on_one_host_do_not_meet() {
     assert_eq!(world.everything(), before);
     world.ok(&b, &["stop", "same"]);
     world.ok(&a, &["start", "same"]);
+}
+
+#[test]
+fn a_range_that_another_network_has_is_not_taken() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-range", 2));
+    world.room(&store, "one");
+    let usual = address(&world, &store, "one");
+    world.ok(&store, &["stop", "one"]);
+    world.sh(&format!(
+        "ip link add vpn0 type bridge; ip link set vpn0 up; ip addr add {usual}/20 dev vpn0"
+    ));
+    world.ok(&store, &["start", "one"]);
+    let other = address(&world, &store, "one");
+    assert_ne!(other, usual);
+    world.serve(&store, "one");
+    assert_eq!(world.get(&world.host, &format!("{other}:80")), "one");
+    // It is kept, for somebody may have written it down.
+    world.ok(&store, &["stop", "one"]);
+    world.sh("ip link del vpn0");
+    assert_eq!(address(&world, &store, "one"), other);
+    world.ok(&store, &["start", "one"]);
+    assert_eq!(address(&world, &store, "one"), other);
+    // One that the admin gave is theirs to change.
+    world.ok(&store, &["stop", "one"]);
+    let config = store.root.join("etc/coloc/coloc.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["network"] = serde_json::json!({"ipv4": "198.51.100.0/24"});
+    std::fs::write(&config, json.to_string()).unwrap();
+    let said = world.coloc(&store, &["start", "one"]).fails(4);
+    assert!(said.contains("198.51.100.0/24") && said.contains("w0"), "{said}");
+}
+
+#[test]
+fn rules_are_loaded_when_somebody_has_changed_them_and_else_stay() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-ruled", 3));
+    // Each load makes the tables anew, with other numbers.
+    let tables = || world.sh("nft -j list tables inet");
+    let mentions = |device: &str| world.sh("nft list ruleset").contains(&format!("\"{device}\""));
+    world.room(&store, "one");
+    world.room(&store, "two");
+    let device = world.sh("ip -o link | grep -o 'cl[0-9a-f]*-1' | sort -u").trim().to_string();
+    let (first, two) = (tables(), address(&world, &store, "two"));
+    world.ok(&store, &["restart", "two"]);
+    assert_eq!(tables(), first);
+    world.serve(&store, "two");
+    assert_eq!(world.get(&world.host, &format!("{two}:80")), "two");
+    // Whatever others do may have been to ours.
+    world.sh("nft add table ip others");
+    world.ok(&store, &["restart", "two"]);
+    let second = tables();
+    assert_ne!(second, first);
+    world.sh("nft flush ruleset");
+    world.ok(&store, &["restart", "two"]);
+    assert!(mentions(&device));
+    // A port goes with its container, and a container that is deleted leaves nothing.
+    world.ok(&store, &["publish", "two", "8080:80"]);
+    assert!(world.sh("nft list ruleset").contains("8080"));
+    world.ok(&store, &["stop", "two"]);
+    assert!(!world.sh("nft list ruleset").contains("8080"));
+    world.ok(&store, &["start", "two"]);
+    world.ok(&store, &["unpublish", "two", "8080"]);
+    world.ok(&store, &["delete", "two", "--force", "--yes"]);
+    assert!(!mentions(&device) && mentions(&device.replace("-1", "-0")));
 }
 
 #[test]
