@@ -25,7 +25,7 @@ use crate::store::running::{Process, State, boot_id};
 use crate::store::{Layout, Name, Record, atomic};
 use crate::sys::clone::{self, Child};
 use crate::sys::path::{Links, open_dir, open_in};
-use crate::sys::{Named, process};
+use crate::sys::{Named, image, process};
 
 const GIVEN: &str = crate::runtime::given::FILE;
 /// Where a start that failed under systemd says why.
@@ -57,7 +57,8 @@ impl Engine {
     /// For an init of its own alone: that is executed, and shows nothing of this process. The built-in
     /// one goes on as it is, and everyone inside would see this command line, and others' names in it.
     pub(super) fn supervise_apart(&self, name: &Name) -> Result<bool> {
-        if !clone::alone() || std::env::var_os("NOTIFY_SOCKET").is_some() {
+        let of_systemd = std::env::var_os("NOTIFY_SOCKET").is_some();
+        if of_systemd || !clone::alone() || !image::seal_in_place() {
             return Ok(false);
         }
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;

@@ -22,8 +22,8 @@ use std::sync::OnceLock;
 use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags};
 
 use super::mount::{self, Attr};
-use super::remap;
 use super::{Error, Named, Result};
+use super::{clone, remap};
 
 const OWN: &str = "/proc/self/exe";
 /// Where the program lies, for an image that cannot tell by its link.
@@ -59,21 +59,34 @@ pub fn variable() -> Option<(&'static str, PathBuf)> {
 /// Puts this process's executable on a read-only mount, if it is not on one; for that the program
 /// may begin anew, with the same arguments. Returns when it is so, or with what went wrong.
 pub fn seal() -> Result<()> {
+    match seal_here()? {
+        None => Ok(()),
+        Some((copy, place)) => execute(&copy, &place),
+    }
+}
+
+/// Does so if it can be done without beginning anew; whether it is on one now.
+pub fn seal_in_place() -> bool {
+    matches!(seal_here(), Ok(None))
+}
+
+/// None when it is done; else the read-only mount of the program, and where it lies.
+fn seal_here() -> Result<Option<(OwnedFd, PathBuf)>> {
     let own = open()?;
     if is_read_only(&own)? {
         // The kernel names an image without a path by the number of its descriptor.
         let _ = nix::sys::prctl::set_name(c"coloc");
         let _ = path();
-        return Ok(());
+        return Ok(None);
     }
     let copy = mount::clone_at(&own)?;
     mount::prepare(&copy, Attr::RDONLY.with(Attr::NOSUID).with(Attr::NODEV), None)?;
     // While the link still leads there.
     let place = path()?;
-    if remap::onto(&copy).is_ok() && is_sealed()? {
-        return Ok(());
+    if clone::alone() && remap::onto(&copy).is_ok() && is_sealed()? {
+        return Ok(None);
     }
-    execute(&copy, &place)
+    Ok(Some((copy, place)))
 }
 
 /// Begins anew as the program behind `copy`, which lies at `place`.
