@@ -14,8 +14,15 @@ const PART: u64 = 4;
 /// the next begins; the rest is room for what its scripts write.
 const UNPACKED: u64 = 16;
 
+/// The environment variable that says how many bytes of memory a layer gets: tests find out with it
+/// what comes of too few.
+const FORCE: &str = "COLOC_ROOM";
+
 /// The bytes that a layer in memory may hold; None where memory is short.
 pub(super) fn free() -> Option<u64> {
+    if let Some(bytes) = std::env::var(FORCE).ok().and_then(|text| text.parse().ok()) {
+        return Some(bytes);
+    }
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let left = limits(&cgroups).iter().filter_map(|(max, used)| left(max, used)).min();
