@@ -138,6 +138,9 @@ impl Run<'_> {
         let Some(here) = look_at(&self.new, number)? else {
             return self.find_beside(action, staged);
         };
+        // Held until the end: the number of a file that the member replaces can be given to their
+        // next one at once, and would make that look like ours.
+        let _staged = self.hold(number)?;
         if here.ino == staged {
             match spot.look()? {
                 // The member has removed it; what is gone stays gone.
@@ -168,21 +171,41 @@ impl Run<'_> {
         spot: &Spot,
         staged: u64,
     ) -> Result<()> {
+        let mut put = None;
         for _ in 0..TRIES {
-            // If the member has put yet another there meanwhile, that one is the newest, and the
-            // next turn puts it back in its place.
+            let putting = self.hold(number)?;
             if !rename(&self.new, number, spot, RenameFlags::EXCHANGE)?
                 && !rename(&self.new, number, spot, RenameFlags::NOREPLACE)?
             {
                 break;
             }
+            (self.step)("adopt.returned")?;
             match look_at(&self.new, number)? {
                 None => return self.find_beside(action, staged),
                 Some(here) if here.ino == staged => return self.refuse(number, action, staged),
-                Some(_) => {}
+                // What the last turn put in: the one that it took out is in its place again, and
+                // nothing newer has come.
+                Some(here) if put.as_ref().is_some_and(|(_, ino)| *ino == here.ino) => break,
+                // The member has put yet another there meanwhile. That one is the newest, and the
+                // next turn puts it back in its place.
+                Some(_) => put = putting,
             }
         }
         self.save(number, action)
+    }
+
+    /// Opens what is in the stage, and tells its inode: as long as it is open, no other file can
+    /// have that number.
+    fn hold(&self, number: &OsStr) -> Result<Option<(OwnedFd, u64)>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&self.new, number, flags, Mode::empty()) {
+            Ok(fd) => {
+                let ino = fstat(&fd).named(|| format!("fstat({number:?})"))?.st_ino;
+                Ok(Some((fd, ino)))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Ok(Err(e).named(|| format!("openat({number:?}, O_PATH)"))?),
+        }
     }
 
     /// Puts what is the member's, and has no place any more, beside its path.

@@ -496,6 +496,39 @@ fn a_race_loses_nothing() {
     }
 }
 
+/// A member who writes at each moment of a putting back: what they wrote last stays.
+#[test]
+fn the_newest_of_what_a_member_wrote_is_in_its_place() {
+    for writes in 1..6 {
+        let world = lived_in();
+        let path = "etc/taken.conf";
+        world.with(1, 2, |delta, place| {
+            let plan = plan(delta, place).unwrap();
+            let number = plan.actions.iter().position(|action| action.path == path).unwrap();
+            let out = place.stage.join("new").join(number.to_string());
+            let (mut is_out, mut done) = (false, 0);
+            let mut member = |step: &str| {
+                if step == "adopt.exchanged" && world.read(path).as_deref() == Some("new\n") {
+                    is_out = true;
+                    // They had it open.
+                    let mut file = std::fs::OpenOptions::new().append(true).open(&out).unwrap();
+                    std::io::Write::write_all(&mut file, b"more").unwrap();
+                }
+                if is_out && done < writes && matches!(step, "adopt.exchanged" | "adopt.returned") {
+                    done += 1;
+                    world.mine("etc/tmp", &format!("mine {done}\n"));
+                    std::fs::rename(place.private.join("etc/tmp"), place.private.join(path))
+                        .unwrap();
+                }
+                Ok(())
+            };
+            apply::run(&plan, place, &mut member).unwrap();
+            assert_eq!(done, writes);
+        });
+        assert_eq!(world.read(path), Some(format!("mine {writes}\n")));
+    }
+}
+
 #[test]
 fn accounts_go_together_and_a_clash_puts_the_base_s_beside() {
     let old: Files<'_> = &[

@@ -117,6 +117,28 @@ pub fn step(line: &str) -> Option<String> {
     }
 }
 
+/// The bytes that a change downloads at most, by apt-get's `Need to get 1 B/22.2 MB of archives.`
+pub fn to_get(line: &str) -> Option<u64> {
+    let rest = line.strip_prefix("Need to get ")?.strip_suffix(" of archives.")?;
+    let (number, unit) = rest.rsplit('/').next()?.split_once(' ')?;
+    let scale = match unit {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => return None,
+    };
+    Some((number.parse::<f64>().ok()? * scale) as u64)
+}
+
+/// How many packages a change is about, by apt-get's summary of it.
+pub fn total(line: &str) -> Option<usize> {
+    let rest = line.strip_suffix(" not upgraded.")?;
+    let (changed, _) = rest.rsplit_once(" and ")?;
+    let counts = changed.split(", ").map(|part| part.split(' ').next()?.parse::<usize>().ok());
+    counts.sum()
+}
+
 /// A line that tells of an index that could not be had: an apt that is too old to know the
 /// option goes on with the one from before.
 pub(super) fn lost_index(line: &str) -> bool {
@@ -179,6 +201,30 @@ mod tests {
         let lines = ["E: Package 'gone' has no installation candidate".to_string()];
         assert!(unknown(&lines).unwrap().to_string().contains("gone"));
         assert!(unknown(&["E: Broken packages".to_string()]).is_none());
+    }
+
+    #[test]
+    fn sizes_and_numbers_are_read() {
+        for (line, bytes) in [
+            ("Need to get 22.2 MB of archives.", Some(22_200_000)),
+            ("Need to get 512 B/3456 kB of archives.", Some(3_456_000)),
+            ("Need to get 0 B/1.5 GB of archives.", Some(1_500_000_000)),
+            ("Need to get some of archives.", None),
+            ("Need to get -1 MB of archives.", Some(0)),
+        ] {
+            assert_eq!(to_get(line), bytes, "{line}");
+        }
+        for (line, count) in [
+            ("24 upgraded, 1 newly installed, 2 to remove and 7 not upgraded.", Some(27)),
+            (
+                "0 upgraded, 1 newly installed, 3 downgraded, 0 to remove and 0 not upgraded.",
+                Some(4),
+            ),
+            ("x upgraded, 1 newly installed and 0 not upgraded.", None),
+            ("Setting up x (1) ...", None),
+        ] {
+            assert_eq!(total(line), count, "{line}");
+        }
     }
 
     #[test]

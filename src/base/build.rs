@@ -41,6 +41,7 @@ pub fn bootstrap(
         if let Some(step) = line.strip_prefix("I: ") {
             progress(Said::Phase(step.into()));
         }
+        Ok(())
     });
     let status = run.child.wait().context(|| "cannot wait for mmdebstrap")?;
     let last = last?;

@@ -34,9 +34,21 @@ const POLICY_PATH: &str = "usr/sbin/policy-rc.d";
 /// Device nodes that programs expect; no disk, no console.
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
+/// The layer of a transaction that is over: plain files in the directory `path`.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) path: PathBuf,
+    /// In memory, it is there for as long as this is open.
+    _memory: Option<OwnedFd>,
+}
+
 /// The merged tree, mounted.
 pub(super) struct Merged {
     path: PathBuf,
+    /// The layer.
+    upper: PathBuf,
+    /// The root of the file system in memory.
+    memory: Option<OwnedFd>,
     /// Below `path`, in the order they were made.
     mounted: Vec<&'static str>,
     /// A file that was made only to mount the policy on.
@@ -59,24 +71,36 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
 }
 
 impl Merged {
-    /// Mounts the tree `lower` with an empty layer over it: `merged`, `upper` and `work` are
-    /// made in `staging`.
-    pub(super) fn mount(lower: &Path, staging: &Path) -> Result<Self> {
+    /// Mounts the tree `lower` with an empty layer over it. What that takes is made in
+    /// `staging`, or with a `room` the layer in so many bytes of memory.
+    pub(super) fn mount(lower: &Path, staging: &Path, room: Option<u64>) -> Result<Self> {
         // Tools run in another directory than we do.
         let staging = std::path::absolute(staging).context(|| "cannot tell where to work")?;
-        let (path, upper, work) =
-            (staging.join("merged"), staging.join("upper"), staging.join("work"));
-        for dir in [&path, &upper, &work] {
+        let path = staging.join("merged");
+        make_dir(&path, 0o755)?;
+        let (memory, place) = match room {
+            Some(bytes) => {
+                let place = staging.join("memory");
+                make_dir(&place, 0o700)?;
+                let size = bytes.to_string();
+                let options = [("mode", "0755"), ("size", size.as_str())];
+                attach(make("tmpfs", &options, Attr::NODEV)?, open_dir(&place)?)?;
+                (Some(open_dir(&place)?), place)
+            }
+            None => (None, staging),
+        };
+        let (upper, work) = (place.join("upper"), place.join("work"));
+        for dir in [&upper, &work] {
             make_dir(dir, 0o755)?;
         }
         // The root directory's own mode and owner would be the layer's.
         super::next::copy_attributes(lower, &upper)?;
         // By descriptors: a path may be long, or have commas and colons in it.
         let dirs = [open_dir(lower)?, open_dir(&upper)?, open_dir(&work)?];
-        let [lower, upper, work] = dirs.each_ref().map(by_descriptor);
+        let [lower, over, work] = dirs.each_ref().map(by_descriptor);
         let options = [
             ("lowerdir", lower.as_str()),
-            ("upperdir", upper.as_str()),
+            ("upperdir", over.as_str()),
             ("workdir", work.as_str()),
             // The layer must be all there is to say of what changed: no references into N.
             ("redirect_dir", "off"),
@@ -88,7 +112,14 @@ impl Merged {
         let overlay = make("overlay", &options, Attr::NODEV)
             .context(|| "cannot mount an overlay over the generation")?;
         attach(overlay, open_dir(&path)?)?;
-        Ok(Self { path, mounted: Vec::new(), placeholder: false })
+        Ok(Self { path, upper, memory, mounted: Vec::new(), placeholder: false })
+    }
+
+    /// Whether the memory of the layer is as good as used up.
+    pub(super) fn is_full(&self) -> Result<bool> {
+        let Some(memory) = &self.memory else { return Ok(false) };
+        let room = rustix::fs::fstatvfs(memory).named(|| "fstatvfs".into())?;
+        Ok(room.f_bavail < room.f_blocks / 8)
     }
 
     /// The merged tree's root directory.
@@ -212,11 +243,21 @@ impl Merged {
     }
 
     /// Unmounts the tree, so that the layer is plain directories again.
-    pub(super) fn unmount(mut self) -> Result<()> {
+    pub(super) fn unmount(mut self) -> Result<Layer> {
         self.clear()?;
         unmount(&self.path, UnmountFlags::NOFOLLOW)
             .named(|| format!("umount2({:?})", self.path))
-            .context(|| "something still holds the tree")
+            .context(|| "something still holds the tree")?;
+        let Some(memory) = self.memory else {
+            return Ok(Layer { path: self.upper, _memory: None });
+        };
+        // It ends with its last descriptor. Only this thread sees where it is mounted.
+        if let Some(place) = self.upper.parent() {
+            unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .named(|| format!("umount2({place:?}, MNT_DETACH)"))?;
+        }
+        let path = PathBuf::from(by_descriptor(&memory)).join("upper");
+        Ok(Layer { path, _memory: Some(memory) })
     }
 }
 

@@ -15,6 +15,7 @@ mod merged;
 mod next;
 pub mod prune;
 pub mod publish;
+mod room;
 mod sandbox;
 mod sources;
 mod strip;

@@ -1,8 +1,9 @@
 //! Generation N+1 out of N and the layer that a transaction wrote over it.
 //!
 //! What did not change is a hard link to N's inode, so it is the same page in memory and the
-//! same file to whoever maps it; what did is renamed out of the layer. Only directories are made
-//! anew. Nobody else is in any of the three trees, so paths are safe here.
+//! same file to whoever maps it; what did is renamed out of the layer, or copied where that is in
+//! memory. Only directories are made anew. Nobody else is in any of the three trees, so paths are
+//! safe here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -12,8 +13,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr,
-    utimensat,
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr,
+    lremovexattr, lsetxattr, mknodat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -170,7 +171,8 @@ pub(super) fn materialise(
     tree: &Path,
     old: &Manifest,
 ) -> Result<Vec<Entry>> {
-    let mut maker = Maker { changes, lower, upper, tree, old, made: Vec::with_capacity(old.len()) };
+    let made = Vec::with_capacity(old.len());
+    let mut maker = Maker { changes, lower, upper, tree, old, made, copied: HashMap::new() };
     maker.directory(Path::new(""), true)?;
     let mut made = maker.made;
     made.sort_by(|a, b| a.0.as_os_str().as_bytes().cmp(b.0.as_os_str().as_bytes()));
@@ -184,6 +186,8 @@ struct Maker<'a> {
     tree: &'a Path,
     old: &'a Manifest,
     made: Vec<(PathBuf, Entry)>,
+    /// Where a file of several names was copied to, by its inode in the layer.
+    copied: HashMap<u64, PathBuf>,
 }
 
 impl Maker<'_> {
@@ -209,7 +213,7 @@ impl Maker<'_> {
                     self.directory(&inner, below.get(name).copied().unwrap_or(false))?;
                 }
                 Some(Said::Same) => self.link(&inner)?,
-                Some(Said::New) => self.rename(&inner)?,
+                Some(Said::New) => self.bring(&inner)?,
                 Some(Said::Gone) | None => {}
             }
         }
@@ -245,15 +249,40 @@ impl Maker<'_> {
         }
     }
 
-    fn rename(&mut self, path: &Path) -> Result<()> {
+    /// Takes over what the layer has.
+    fn bring(&mut self, path: &Path) -> Result<()> {
         let (from, to) = (self.upper.join(path), self.tree.join(path));
-        std::fs::rename(&from, &to).context(|| format!("cannot move {}", from.display()))?;
+        match std::fs::rename(&from, &to) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EXDEV) => return self.copy(path, &from, &to),
+            Err(e) => return Err(e).context(|| format!("cannot move {}", from.display())),
+        }
         for name in names(&to)? {
             if name.as_bytes().starts_with(OVERLAY) {
                 lremovexattr(&to, &name).named(|| format!("lremovexattr({to:?}, {name:?})"))?;
             }
         }
         self.note(path)
+    }
+
+    /// The same from another file system.
+    fn copy(&mut self, path: &Path, from: &Path, to: &Path) -> Result<()> {
+        let meta = std::fs::symlink_metadata(from)
+            .context(|| format!("cannot read {}", from.display()))?;
+        match self.copied.get(&meta.ino()) {
+            Some(first) => std::fs::hard_link(self.tree.join(first), to)
+                .context(|| format!("cannot link {}", to.display()))?,
+            None => copy_one(from, to, &meta)?,
+        }
+        if meta.nlink() > 1 {
+            self.copied.entry(meta.ino()).or_insert_with(|| path.to_path_buf());
+        }
+        let sum = self.changes.sums.get(&meta.ino()).cloned();
+        let own = std::fs::symlink_metadata(to).context(|| format!("cannot read {to:?}"))?;
+        let sums = sum.into_iter().map(|sum| (own.ino(), sum)).collect();
+        let entry = manifest::entry(self.tree, path, &own, &sums)?;
+        self.made.push((path.to_path_buf(), entry));
+        Ok(())
     }
 
     /// Writes down what was made at `path`, by the checksums of the layer.
@@ -293,6 +322,29 @@ fn children(path: &Path) -> Result<BTreeMap<OsString, bool>> {
     Ok(found)
 }
 
+/// Copies one file of a layer, whatever it is, to another file system.
+fn copy_one(from: &Path, to: &Path, meta: &std::fs::Metadata) -> Result<()> {
+    let failed = || format!("cannot copy {}", from.display());
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        let target = std::fs::read_link(from).context(failed)?;
+        std::os::unix::fs::symlink(target, to).context(failed)?;
+        std::os::unix::fs::lchown(to, Some(meta.uid()), Some(meta.gid())).context(failed)?;
+        copy_xattrs(from, to)?;
+        return copy_time(meta, to);
+    }
+    if kind.is_file() {
+        let mut source = std::fs::File::open(from).context(failed)?;
+        let mut copy = std::fs::File::create_new(to).context(failed)?;
+        std::io::copy(&mut source, &mut copy).context(failed)?;
+    } else {
+        let kind = FileType::from_raw_mode(meta.mode());
+        mknodat(CWD, to, kind, Mode::RUSR | Mode::WUSR, meta.rdev())
+            .named(|| format!("mknodat({to:?})"))?;
+    }
+    copy_attributes(from, to)
+}
+
 /// Copies one file as it is, beside the directory entry that could not be had.
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
     let dirs = [from, to].map(|p| p.parent().unwrap_or(Path::new("/")));
@@ -305,7 +357,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     copy_xattrs(from, to)
 }
 
-/// Gives the directory `to` owner, mode, extended attributes and time of `from`.
+/// Gives `to`, which is no link, owner, mode, extended attributes and time of `from`.
 pub(super) fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     let meta = std::fs::symlink_metadata(from).context(|| format!("cannot read {from:?}"))?;
     let failed = || format!("cannot set the attributes of {}", to.display());
@@ -313,6 +365,10 @@ pub(super) fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
     let mode = std::fs::Permissions::from_mode(meta.mode() & 0o7777);
     std::fs::set_permissions(to, mode).context(failed)?;
     copy_xattrs(from, to)?;
+    copy_time(&meta, to)
+}
+
+fn copy_time(meta: &std::fs::Metadata, to: &Path) -> Result<()> {
     let time = Timespec { tv_sec: meta.mtime(), tv_nsec: meta.mtime_nsec() };
     let times = Timestamps { last_access: time, last_modification: time };
     utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).named(|| format!("utimensat({to:?})"))?;

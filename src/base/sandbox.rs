@@ -187,24 +187,25 @@ pub(super) fn open_log(path: &Path) -> Result<File> {
 }
 
 /// Copies what comes to `log` and gives each line to `line`, fit to be shown, until the run's
-/// end; gives its last lines. Fails at once when `interrupt` says so.
+/// end; gives its last lines. Fails at once when `interrupt` says so, or `line` does.
 pub(super) fn follow(
     mut reader: File,
     log: &mut dyn Write,
     interrupt: Option<&Interrupt>,
-    line: &mut dyn FnMut(&str),
+    line: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<VecDeque<String>> {
     let mut last = VecDeque::new();
     let mut take = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         let text = printable(text.trim_end());
-        line(&text);
+        let taken = line(&text);
         if !text.is_empty() {
             last.push_back(text);
         }
         if last.len() > SHOWN {
             last.pop_front();
         }
+        taken
     };
     let mut pending = Vec::new();
     let mut space = vec![0; 16 << 10];
@@ -226,14 +227,14 @@ pub(super) fn follow(
         pending.extend_from_slice(&space[..n]);
         while let Some(end) = pending.iter().position(|b| *b == b'\n') {
             let bytes: Vec<u8> = pending.drain(..=end).collect();
-            take(&bytes);
+            take(&bytes)?;
         }
         if pending.len() > LONGEST {
-            take(&std::mem::take(&mut pending));
+            take(&std::mem::take(&mut pending))?;
         }
     }
     if !pending.is_empty() {
-        take(&pending);
+        take(&pending)?;
     }
     written.context(|| "cannot write the log")?;
     Ok(last)
@@ -292,8 +293,11 @@ mod tests {
         let text: String = (0..20).map(|n| format!("I: step {n}\nnoise {n}\n")).collect();
         File::from(writer).write_all(format!("{text}end").as_bytes()).unwrap();
         let (mut log, mut seen) = (Vec::new(), Vec::new());
-        let last =
-            follow(reader.into(), &mut log, None, &mut |l| seen.push(l.to_string())).unwrap();
+        let last = follow(reader.into(), &mut log, None, &mut |l| {
+            seen.push(l.to_string());
+            Ok(())
+        })
+        .unwrap();
         assert_eq!((seen.len(), last.len()), (41, SHOWN));
         assert_eq!((seen[0].as_str(), last[7].as_str()), ("I: step 0", "end"));
         assert_eq!(log, format!("{text}end").as_bytes());
@@ -306,7 +310,8 @@ mod tests {
         let interrupt = Interrupt::catch().unwrap();
         // To this very thread: the test harness has others, which do not block it.
         nix::sys::signal::raise(Signal::SIGINT).unwrap();
-        let e = follow(reader.into(), &mut Vec::new(), Some(&interrupt), &mut |_| ()).unwrap_err();
+        let e =
+            follow(reader.into(), &mut Vec::new(), Some(&interrupt), &mut |_| Ok(())).unwrap_err();
         assert!(e.to_string().contains("SIGINT"), "{e}");
         drop(interrupt);
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);

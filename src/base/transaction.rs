@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! thread of its own, in a mount namespace of its own          this thread
-//!   overlay: N below, staging/upper above                       progress
-//!   apt, or a shell, in namespaces of their own
+//!   overlay: N below, above a layer in memory, or on disk       progress
+//!   apt, or a shell, in namespaces of their own; beside it
+//!   apt's word on the same change, over a layer of its own
 //!   what publishing changes, on the merged tree: every
 //!   write goes to the layer, none through a link to N
 //!   unmount; the thread ends  ──────────────────────────────>   staging/generation out of
 //!                                                               N and the layer; one syncfs
 //! ```
+//!
+//! The layer lies in memory where apt's work is sure to fit (see [`room`]); what does not is done
+//! again on disk. A shell's work could not be, so it is there from the beginning.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -21,11 +25,11 @@ use std::sync::mpsc;
 use super::diff::{self, PackageChange};
 use super::hints::Hints;
 use super::ids::{self, Rules, Taken};
-use super::merged::{self, Merged};
+use super::merged::{self, Layer, Merged};
 use super::next::{self, Changes};
 use super::publish::{self, Package, Published};
-use super::sandbox::{self, Interrupt, Streams};
-use super::{Said, apt, terminal};
+use super::sandbox::{self, Interrupt, Running, Streams};
+use super::{Said, apt, room, terminal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::journal;
 use crate::tree::inside::Inside;
@@ -37,6 +41,9 @@ const RUN: &str = "umask 022\n\
     mount -t proc proc \"$0/proc\" && mount -o bind,ro \"$0/proc/sys\" \"$0/proc/sys\" || exit 125\n\
     chroot \"$0\" \"$@\"\n\
     exit $?\n";
+
+/// The bytes in memory for what a simulation writes, which is next to nothing.
+const AHEAD: u64 = 64 << 20;
 
 /// What is to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +138,9 @@ fn on_thread<T: Send>(
     })
 }
 
-/// What the tools left in the layer.
+/// What the tools left.
 struct Done {
+    layer: Layer,
     /// Installed packages now.
     packages: Vec<Package>,
     foreseen: Vec<PackageChange>,
@@ -156,10 +164,9 @@ impl Worker<'_> {
         let _ = self.progress.send(Said::Phase(words.into()));
     }
 
-    /// The merged tree, with what tools need in it.
-    fn open(&mut self) -> Result<Merged> {
-        merged::enter_namespace()?;
-        let mut merged = Merged::mount(&self.job.from.join("tree"), self.job.staging)?;
+    /// The merged tree, with what tools need in it, made in `staging`.
+    fn open(&self, staging: &Path, room: Option<u64>) -> Result<Merged> {
+        let mut merged = Merged::mount(&self.job.from.join("tree"), staging, room)?;
         merged.furnish(self.job.cache)?;
         Ok(merged)
     }
@@ -167,20 +174,21 @@ impl Worker<'_> {
     /// Everything up to the finished layer; None if there is nothing to do.
     fn transaction(&mut self) -> Result<Option<Done>> {
         let before = ids::accounts(&Inside::open(&self.job.from.join("tree"))?)?;
-        let mut merged = self.open()?;
-        journal::step("update.mounted");
-        let foreseen = match self.job.change {
-            Change::Shell(_) => Vec::new(),
-            _ => self.foresee(&merged)?,
-        };
+        merged::enter_namespace()?;
         let shell = matches!(self.job.change, Change::Shell(_));
+        let room = if shell { None } else { room::free() };
+        let merged = self.open(self.job.staging, room)?;
+        journal::step("update.mounted");
+        let result = match self.job.change {
+            Change::Shell(command) => self.shell(&merged, command).map(|()| (merged, Vec::new())),
+            _ => self.packages(merged, room),
+        };
+        self.forget_archives();
+        let (mut merged, foreseen) = result?;
         if foreseen.is_empty() && !shell {
             merged.unmount()?;
             return Ok(None);
         }
-        let result = self.change(&merged, &foreseen);
-        self.forget_archives();
-        result?;
         journal::step("update.transaction");
         let services = merged.services();
         merged.clear()?;
@@ -197,63 +205,107 @@ impl Worker<'_> {
         self.say("making it a generation");
         let rules = Rules { before: before.unwrap_or_default(), taken: Some(self.job.taken) };
         let moved_ids = publish::prepare(merged.path(), &rules)?;
-        merged.unmount()?;
+        let layer = merged.unmount()?;
         self.interrupt.check()?;
         let packages = publish::installed(&status);
         let asked = shell && terminal::is_there();
-        Ok(Some(Done { packages, foreseen, services, moved_ids, asked }))
+        Ok(Some(Done { layer, packages, foreseen, services, moved_ids, asked }))
     }
 
-    /// What apt says it would do. New indexes are loaded first, where they matter.
-    fn foresee(&mut self, merged: &Merged) -> Result<Vec<PackageChange>> {
+    /// Has apt change packages in `merged`, or where that is too small in another tree like it.
+    /// Gives the tree and what the change was announced to be.
+    fn packages(
+        &mut self,
+        merged: Merged,
+        room: Option<u64>,
+    ) -> Result<(Merged, Vec<PackageChange>)> {
+        self.load_indexes(&merged)?;
+        // Only -s says which archives the packages are from. It looks at N while the other is at
+        // work, so neither waits; what it says fits the pipe, or waits there until it is read.
+        let ahead = self.open(&self.job.staging.join("ahead"), room.map(|_| AHEAD))?;
+        let simulate = [&["-s"], verb(self.job.change).as_slice()].concat();
+        let mut simulation = spawn_apt(&ahead, &simulate)?;
+        let changed = self.change(merged, room);
+        if changed.is_err() {
+            sandbox::kill(&mut simulation.child);
+        }
+        let merged = changed?;
+        let said = self.follow_apt(simulation, &simulate, &mut |_| Ok(()))?;
+        ahead.unmount()?;
+        Ok((merged, apt::foreseen(&said)))
+    }
+
+    /// Loads new indexes, where they matter.
+    fn load_indexes(&mut self, merged: &Merged) -> Result<()> {
         if Inside::open(merged.path())?.kind("usr/bin/apt-get")?.is_none() {
             return Err(Error::new(Kind::Unsupported, "the base has no apt-get")
                 .hint("coloc base shell runs whatever the base has instead"));
         }
-        if !matches!(self.job.change, Change::Remove(_)) {
-            self.say("looking for new packages");
-            let said = self.apt(merged, &["update"])?;
-            if let Some(line) = said.iter().find(|line| apt::lost_index(line)) {
-                return Err(Error::failed(line.trim_start_matches("W: "))
-                    .context("apt-get update failed")
-                    .hint("nothing was changed; try again when the mirror can be reached"));
-            }
+        if matches!(self.job.change, Change::Remove(_)) {
+            return Ok(());
         }
+        self.say("looking for new packages");
+        let args = ["update"];
+        let said = self.follow_apt(spawn_apt(merged, &args)?, &args, &mut |_| Ok(()))?;
+        match said.iter().find(|line| apt::lost_index(line)) {
+            Some(line) => Err(Error::failed(line.trim_start_matches("W: "))
+                .context("apt-get update failed")
+                .hint("nothing was changed; try again when the mirror can be reached")),
+            None => Ok(()),
+        }
+    }
+
+    fn change(&mut self, merged: Merged, room: Option<u64>) -> Result<Merged> {
+        let mut full = false;
+        let result = self.run_change(&merged, room, &mut full);
+        if !full && !merged.is_full()? {
+            return result.map(|()| merged);
+        }
+        let _ = writeln!(self.log, "\n# this needs more room than there is in memory");
+        drop(merged.unmount()?);
+        let merged = self.open(self.job.staging, None)?;
+        self.run_change(&merged, None, &mut full)?;
+        Ok(merged)
+    }
+
+    /// Runs apt-get. With a `room`, says in `full` whether that was too small for it.
+    fn run_change(&mut self, merged: &Merged, room: Option<u64>, full: &mut bool) -> Result<()> {
         let verb = verb(self.job.change);
-        Ok(apt::foreseen(&self.apt(merged, &[&["-s"], verb.as_slice()].concat())?))
-    }
-
-    fn change(&mut self, merged: &Merged, foreseen: &[PackageChange]) -> Result<()> {
-        if let Change::Shell(command) = self.job.change {
-            return self.shell(merged, command);
-        }
-        self.say(match foreseen.len() {
-            1 => "1 package changes".to_string(),
-            n => format!("{n} packages change"),
-        });
-        self.apt(merged, &verb(self.job.change)).map(drop)
-    }
-
-    /// Runs apt-get; gives what it said.
-    fn apt(&mut self, merged: &Merged, args: &[&str]) -> Result<Vec<String>> {
-        let said = args.join(" ");
-        let mut command = vec!["apt-get"];
-        command.extend(apt::OPTIONS);
-        command.extend(args);
-        let env = [("DEBIAN_FRONTEND", "noninteractive"), ("UCF_FORCE_CONFFOLD", "1")];
-        let args = arguments(merged, command.iter().map(OsString::from));
-        let mut lines = Vec::new();
         let progress = self.progress.clone();
-        let (status, last) = self.follow(&args, &env, Streams::Pipe, &mut |line| {
-            if let Some(words) = apt::step(line) {
-                let _ = progress.send(Said::Part(words));
+        let said = self.follow_apt(spawn_apt(merged, &verb)?, &verb, &mut |line| {
+            let too_large = |room| apt::to_get(line).is_some_and(|n| !room::fits(n, room));
+            if room.is_some_and(too_large) {
+                *full = true;
+                return Err(Error::failed("it needs more room than there is in memory"));
             }
+            *full |= room.is_some() && line.contains("No space left on device");
+            let words = match apt::total(line) {
+                Some(0) | None => apt::step(line).map(Said::Part),
+                Some(1) => Some(Said::Phase("1 package changes".into())),
+                Some(n) => Some(Said::Phase(format!("{n} packages change"))),
+            };
+            words.map(|said| progress.send(said));
+            Ok(())
+        });
+        said.map(drop)
+    }
+
+    /// Follows a run of apt-get with `args`; gives what it said.
+    fn follow_apt(
+        &mut self,
+        run: Running,
+        args: &[&str],
+        each: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Vec<String>> {
+        let what = format!("apt-get {}", args.join(" "));
+        let mut lines = Vec::new();
+        let (status, last) = self.follow(run, &what, &mut |line| {
             lines.push(line.to_string());
+            each(line)
         })?;
         if status.success() {
             return Ok(lines);
         }
-        let what = format!("apt-get {said}");
         let failed = || sandbox::failure(&what, status, &last, self.job.log);
         Err(apt::unknown(&lines).unwrap_or_else(failed))
     }
@@ -275,9 +327,12 @@ impl Worker<'_> {
         // Not to our output: that is the report's.
         let mut show = |line: &str| {
             let _ = writeln!(std::io::stderr(), "{line}");
+            Ok(())
         };
-        let env = [("DEBIAN_FRONTEND", "noninteractive"), ("debian_chroot", "base")];
-        let (status, _) = self.follow(&args, &env, input, &mut show)?;
+        let env =
+            [("HOME", "/root"), ("DEBIAN_FRONTEND", "noninteractive"), ("debian_chroot", "base")];
+        let run = sandbox::spawn(RUN, &args, &env, input)?;
+        let (status, _) = self.follow(run, &command.join(" "), &mut show)?;
         ended_well(status)
     }
 
@@ -294,19 +349,15 @@ impl Worker<'_> {
         ended_well(run.child.wait().context(|| "cannot wait for the shell")?)
     }
 
-    /// Runs a tool to its end; gives that, and the last lines that it said.
+    /// Follows a tool, by the words of `what`, to its end; gives that, and the last lines that it
+    /// said.
     fn follow(
         &mut self,
-        args: &[OsString],
-        env: &[(&str, &str)],
-        streams: Streams,
-        line: &mut dyn FnMut(&str),
+        mut run: Running,
+        what: &str,
+        line: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<(unshare::ExitStatus, VecDeque<String>)> {
-        let what: Vec<_> = args[1..].iter().map(|a| a.to_string_lossy()).collect();
-        let _ = writeln!(self.log, "\n# {}", what.join(" "));
-        let mut env = env.to_vec();
-        env.push(("HOME", "/root"));
-        let mut run = sandbox::spawn(RUN, args, &env, streams)?;
+        let _ = writeln!(self.log, "\n# {what}");
         let last = sandbox::follow(run.output, &mut self.log, Some(self.interrupt), line);
         if last.is_err() {
             sandbox::kill(&mut run.child);
@@ -326,6 +377,14 @@ impl Worker<'_> {
             }
         }
     }
+}
+
+/// Begins a run of apt-get with `args`.
+fn spawn_apt(merged: &Merged, args: &[&str]) -> Result<Running> {
+    let command = ["apt-get"].iter().chain(&apt::OPTIONS).chain(args).map(OsString::from);
+    let env =
+        [("HOME", "/root"), ("DEBIAN_FRONTEND", "noninteractive"), ("UCF_FORCE_CONFFOLD", "1")];
+    sandbox::spawn(RUN, &arguments(merged, command), &env, Streams::Pipe)
 }
 
 /// The change in apt-get's words.
@@ -367,7 +426,7 @@ fn finish(
     confirm: &mut dyn FnMut(&[PackageChange]) -> bool,
     progress: &mut dyn FnMut(Said),
 ) -> Result<Outcome> {
-    let (lower, upper) = (job.from.join("tree"), job.staging.join("upper"));
+    let (lower, upper) = (job.from.join("tree"), done.layer.path);
     let old = next::manifest_of(job.from)?;
     let layer = Changes::read(&lower, &upper, &old)?;
     if layer.is_empty() {

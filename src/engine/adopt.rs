@@ -152,7 +152,7 @@ impl Engine {
         restart: bool,
     ) -> Result<Vec<ContainerReport>> {
         let names: Vec<Name> = self.containers_of(base)?.into_iter().map(|r| r.name).collect();
-        let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+        let workers = std::thread::available_parallelism().map_or(4, |n| (2 * n.get()).clamp(4, 8));
         let mut shares = vec![Vec::new(); workers.min(names.len()).max(1)];
         let count = shares.len();
         for (n, name) in names.into_iter().enumerate() {

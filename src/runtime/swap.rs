@@ -120,7 +120,7 @@ pub fn swap(swap: &Swap<'_>) -> Result<Done> {
     let task = Task {
         known: identities(&known)?,
         // One that is gone from the disk is mounted nowhere.
-        origins: known.iter().filter_map(|path| mountinfo::origin(path).ok()).collect(),
+        origins: mountinfo::origins(&known)?,
         new: prepare(swap)?,
     };
     if task.known.first().copied().flatten().is_none() {

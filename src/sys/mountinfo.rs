@@ -82,12 +82,25 @@ pub fn top<'a>(mounts: &'a [Mount], at: &Path) -> Option<&'a Mount> {
 
 /// Which directory of which file system `path` is, on the mounts of this process.
 pub fn origin(path: &Path) -> Result<Origin> {
+    origin_by(&own()?, path)
+}
+
+/// The same of each of `paths`, those that have none left out. On a host with many containers the
+/// list of mounts is long, so it is read once.
+pub fn origins(paths: &[PathBuf]) -> Result<Vec<Origin>> {
+    let mounts = own()?;
+    Ok(paths.iter().filter_map(|path| origin_by(&mounts, path).ok()).collect())
+}
+
+fn own() -> Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo").named(|| "read(mountinfo)".into())?))
+}
+
+fn origin_by(mounts: &[Mount], path: &Path) -> Result<Origin> {
     let call = || format!("origin of {path:?}");
     let path = path.canonicalize().named(|| format!("realpath({path:?})"))?;
     let fd = super::path::open_dir(&path)?;
     let id = super::mount::stat(&fd)?.mount;
-    let text = std::fs::read("/proc/self/mountinfo").named(|| "read(mountinfo)".into())?;
-    let mounts = parse(&text);
     let mount = mounts.iter().find(|m| m.id == id);
     let found = mount.and_then(|m| {
         let inner = path.strip_prefix(&m.at).ok()?;

@@ -535,6 +535,7 @@ fn packages_come_and_go_or_nothing_changes() {
         .add("one-thing", "1", "")
         .add("broken", "1", "echo it is about to fail; echo x >> /etc/motd; exit 3")
         .add("slow", "1", "touch /usr/share/slow/begun; sleep 119.731")
+        .add("roomy", "1", "dd if=/dev/zero of=/var/big bs=1M count=4 && rm /var/big")
         .add("group-maker", "1", "addgroup --system group-maker; chgrp group-maker /usr/share/group-maker/version; chmod 2755 /usr/share/group-maker/version")
         .publish();
     let first = generation(&store);
@@ -555,8 +556,8 @@ fn packages_come_and_go_or_nothing_changes() {
     // Ctrl-C in the middle of a maintainer script: to coloc alone, as a terminal sends it to all.
     let mut command = store.command(&["base", "install", "deb", "slow"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let begun = store.state("staging/update.deb/upper/usr/share/slow/begun");
-    until("the script runs", || begun.exists());
+    // What it writes is nowhere to be seen.
+    until("the script runs", || sh("pgrep -x -f 'sleep 119.731'").code == 0);
     sh(&format!("kill -INT {}", child.id())).ok();
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(
@@ -576,6 +577,17 @@ fn packages_come_and_go_or_nothing_changes() {
     assert!(dry.contains("one-thing 1 (new)") && dry.contains("nothing is changed"), "{dry}");
     assert_eq!(generation(&store), first);
     store.assert_whole();
+
+    // What memory has no room for is done on the disk: known before, or found out.
+    for (room, packages) in [("4096", &["one-thing"][..]), ("3000000", &["roomy"])] {
+        let mut command =
+            store.command(&[&["base", "install", "deb", "--dry-run"], packages].concat());
+        let out = crate::common::run(command.env("COLOC_ROOM", room));
+        assert_eq!(out.code, 0, "{}{}", out.text(), out.stderr);
+        assert!(out.text().contains(&format!("{} 1 (new)", packages[0])), "{}", out.text());
+        let log = std::fs::read_to_string(store.state("bases/deb/update.log")).unwrap();
+        assert!(log.contains("needs more room"), "{log}");
+    }
 
     // An id that a container gave away is not the base's.
     let dir = store.state(&format!("bases/deb/generations/{first}/tree/etc/group"));

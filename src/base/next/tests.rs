@@ -5,6 +5,8 @@ use crate::base::merged::{Merged, enter_namespace};
 
 struct Trial {
     dir: PathBuf,
+    /// For a layer in memory.
+    room: Option<u64>,
 }
 
 impl Trial {
@@ -12,7 +14,7 @@ impl Trial {
         assert!(nix::unistd::geteuid().is_root(), "this test must run as root");
         let dir = std::env::temp_dir().join(format!("coloc-next-{name}-{}", std::process::id()));
         crate::tree::remove(&dir).unwrap();
-        let trial = Self { dir };
+        let trial = Self { dir, room: None };
         for sub in ["n/tree/usr/bin", "n/tree/etc/gone", "n/tree/etc/kept", "staging"] {
             std::fs::create_dir_all(trial.dir.join(sub)).unwrap();
         }
@@ -48,19 +50,19 @@ impl Trial {
     fn make(&self, work: impl FnOnce(&Path) + Send) -> (Changes, Vec<Entry>) {
         let staging = self.dir.join("staging");
         let (lower, next) = (self.lower(), self.dir.join("next"));
-        std::thread::scope(|scope| {
+        let layer = std::thread::scope(|scope| {
             let body = || {
                 enter_namespace().unwrap();
-                let merged = Merged::mount(&lower, &staging).unwrap();
+                let merged = Merged::mount(&lower, &staging, self.room).unwrap();
                 work(merged.path());
-                merged.unmount().unwrap();
+                merged.unmount().unwrap()
             };
-            scope.spawn(body).join().unwrap();
+            scope.spawn(body).join().unwrap()
         });
+        assert_eq!(staging.join("upper").exists(), self.room.is_none());
         let old = manifest_of(&self.dir.join("n")).unwrap();
-        let upper = staging.join("upper");
-        let changes = Changes::read(&lower, &upper, &old).unwrap();
-        let entries = materialise(&changes, &lower, &upper, &next, &old).unwrap();
+        let changes = Changes::read(&lower, &layer.path, &old).unwrap();
+        let entries = materialise(&changes, &lower, &layer.path, &next, &old).unwrap();
         assert_eq!(entries, manifest::scan(&next).unwrap(), "the manifest is not the tree");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains("coloc-next-"), "something is mounted on the host");
@@ -92,7 +94,17 @@ fn rewrite(path: &Path, text: &str) {
 
 #[test]
 fn unchanged_files_are_the_same_inode_and_n_is_untouched() {
-    let trial = Trial::new("all");
+    all_kinds_of_change(&Trial::new("all"));
+}
+
+#[test]
+fn a_layer_in_memory_makes_the_same() {
+    let mut trial = Trial::new("memory");
+    trial.room = Some(16 << 20);
+    all_kinds_of_change(&trial);
+}
+
+fn all_kinds_of_change(trial: &Trial) {
     let before = manifest::scan(&trial.lower()).unwrap();
     let (changes, _) = trial.make(|tree| {
         append(&tree.join("usr/bin/edited"), "3");
@@ -108,6 +120,16 @@ fn unchanged_files_are_the_same_inode_and_n_is_untouched() {
         symlink("edited", tree.join("usr/bin/relinked")).unwrap();
         rewrite(&tree.join("usr/one"), "both");
         std::fs::hard_link(tree.join("usr/one"), tree.join("usr/two")).unwrap();
+        nix::unistd::mkfifo(&tree.join("usr/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::os::unix::fs::lchown(tree.join("usr/bin/relinked"), Some(7), Some(8)).unwrap();
+        std::os::unix::fs::chown(tree.join("usr/one"), Some(3), Some(4)).unwrap();
+        let file = std::fs::File::open(tree.join("usr/one")).unwrap();
+        file.set_permissions(std::fs::Permissions::from_mode(0o4711)).unwrap();
+        let mut capability = 0x0200_0001_u32.to_le_bytes().to_vec();
+        capability.extend_from_slice(&[1; 16]);
+        let path = tree.join("usr/one");
+        lsetxattr(&path, manifest::CAPABILITY, &capability, XattrFlags::empty()).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(9, 5)).unwrap();
         let mode = std::fs::Permissions::from_mode(0o750);
         std::fs::set_permissions(tree.join("usr/bin"), mode).unwrap();
     });
@@ -127,6 +149,13 @@ fn unchanged_files_are_the_same_inode_and_n_is_untouched() {
     }
     let next = trial.dir.join("next");
     assert_eq!(std::fs::read_to_string(next.join("usr/bin/edited")).unwrap(), "123");
+    let one = std::fs::metadata(next.join("usr/one")).unwrap();
+    assert_eq!((one.mode() & 0o7777, one.uid(), one.gid()), (0o4711, 3, 4));
+    assert_eq!((one.mtime(), one.mtime_nsec()), (9, 5));
+    assert!(xattr(&next.join("usr/one"), manifest::CAPABILITY).unwrap().is_some());
+    let link = std::fs::symlink_metadata(next.join("usr/bin/relinked")).unwrap();
+    assert_eq!((link.uid(), link.gid()), (7, 8));
+    assert!(std::fs::symlink_metadata(next.join("usr/fifo")).unwrap().file_type().is_fifo());
     let meta = std::fs::metadata(next.join("usr/bin")).unwrap();
     assert_eq!(meta.mode() & 0o7777, 0o750);
     for path in ["", "usr/bin", "etc/kept", "usr/bin/edited"] {
