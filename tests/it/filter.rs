@@ -188,6 +188,16 @@ fn init_and_what_enters_have_the_filter_and_can_gain_privileges() {
         .ok();
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_profile_can_allow_socketcall() {
+    let args = ["--profile", "room", "--network", "none", "--set", "allow.socketcall=true"];
+    let c = Container::started(store(), "socketcall", &args);
+    let number = table()["socketcall"][1].unwrap();
+    // Its arguments lie at address 0: that is as far as it gets.
+    assert_eq!(probe(&c, &[("x86", number, [1, 0, 0])]), [libc::EFAULT]);
+}
+
 #[test]
 fn a_profile_can_allow_io_uring() {
     let c = Container::create(store(), "uring", &["--init", "builtin"]);
