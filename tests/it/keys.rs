@@ -193,7 +193,15 @@ const LINES: &[Line] = &[
         ),
         OPERATIONS,
     ),
-    line("limits.disk", "", By(&[("limits", "a_disk_is_limited_or_it_is_said_why_not")]), SIZE),
+    line(
+        "limits.disk",
+        "",
+        By(&[
+            ("limits", "a_disk_is_limited_or_it_is_said_why_not"),
+            ("limits", "a_disk_of_btrfs_is_limited_by_subvolume"),
+        ]),
+        SIZE,
+    ),
     line("limits.nofile", "4096", Inside("ulimit -Hn", "4096"), &["1", "max", "-1"]),
     line(
         "limits.inotify.instances",
