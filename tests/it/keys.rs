@@ -14,8 +14,7 @@ use crate::common::{Container, Store, store};
 enum Seen {
     /// What a script prints that root inside runs.
     Inside(&'static str, &'static str),
-    /// What is in a file of the container's cgroups, by v2's name or by v1's. DISK stands for the
-    /// numbers of the disk that the tests run on.
+    /// What is in a file of the container's cgroups, by v2's name or by v1's.
     Cgroup { v2: (&'static str, &'static str), v1: (&'static str, &'static str) },
     /// By tests of their own, as it takes more than one container that runs: file and name.
     By(&'static [(&'static str, &'static str)]),
@@ -71,6 +70,9 @@ const BYTES: &[&str] =
     &["/dev/null:1M", "/dev/no-such-disk:1M", "1M", "4095:77:5", "DISK:0", "DISK:-1"];
 const OPERATIONS: &[&str] =
     &["/dev/null:10", "/dev/no-such-disk:10", "10", "4095:77:5", "DISK:0", "DISK:1M"];
+
+/// In a file for each of the four, or a line for all of them.
+const RATES: Seen = By(&[("keys", "rates_of_a_disk_are_the_kernels")]);
 
 const LINES: &[Line] = &[
     line("description", "", By(&[("keys", "what_is_in_profiles_alone")]), &["x"]),
@@ -149,50 +151,10 @@ const LINES: &[Line] = &[
         cgroup("../io.weight", "default 300", "blkio.bfq.weight", "118"),
         &["0", "10001", "x"],
     ),
-    line(
-        "limits.io.rbps",
-        "DISK:1M",
-        cgroup(
-            "io.max",
-            "DISK rbps=1048576 wbps=max riops=max wiops=max",
-            "blkio.throttle.read_bps_device",
-            "DISK 1048576",
-        ),
-        BYTES,
-    ),
-    line(
-        "limits.io.wbps",
-        "DISK:2M",
-        cgroup(
-            "io.max",
-            "DISK rbps=max wbps=2097152 riops=max wiops=max",
-            "blkio.throttle.write_bps_device",
-            "DISK 2097152",
-        ),
-        BYTES,
-    ),
-    line(
-        "limits.io.riops",
-        "DISK:500",
-        cgroup(
-            "io.max",
-            "DISK rbps=max wbps=max riops=500 wiops=max",
-            "blkio.throttle.read_iops_device",
-            "DISK 500",
-        ),
-        OPERATIONS,
-    ),
-    line(
-        "limits.io.wiops",
-        "DISK:600",
-        cgroup(
-            "io.max",
-            "DISK rbps=max wbps=max riops=max wiops=600",
-            "blkio.throttle.write_iops_device",
-            "DISK 600",
-        ),
-        OPERATIONS,
-    ),
+    line("limits.io.rbps", "DISK:1M", RATES, BYTES),
+    line("limits.io.wbps", "DISK:2M", RATES, BYTES),
+    line("limits.io.riops", "DISK:500", RATES, OPERATIONS),
+    line("limits.io.wiops", "DISK:600", RATES, OPERATIONS),
     line(
         "limits.disk",
         "",
@@ -438,6 +400,35 @@ fn every_key_does_what_it_says() {
         // Each in one that nothing else was done to.
         let c = Container::started(store(), "keys", &args);
         check_effect(&c, line);
+    }
+}
+
+#[test]
+fn rates_of_a_disk_are_the_kernels() {
+    let args = ["--profile", "room", "--network", "none"];
+    let c = Container::started(store(), "keys-rates", &args);
+    let file = |n: usize| {
+        let old = ["read_bps", "write_bps", "read_iops", "write_iops"][n];
+        let words = [old, "_device"].concat();
+        let v1 = c.cgroups().into_iter().map(|d| format!("{d}/blkio.throttle.{words}"));
+        let v2 = format!("{}/io.max", c.status()["cgroup"].as_str().unwrap());
+        let found = std::iter::once(v2).chain(v1).find_map(|f| std::fs::read_to_string(f).ok());
+        found.expect("a host that can limit rates of disks").trim().to_string()
+    };
+    let all = [("rbps", "1M"), ("wbps", "2M"), ("riops", "500"), ("wiops", "600")];
+    for (n, (word, value)) in all.into_iter().enumerate() {
+        assert_eq!(file(n), "", "{word}");
+        let said = c.ok("set", &[&format!("limits.io.{word}={}:{value}", disk())]);
+        assert!(!said.contains("at the next start"), "{said}");
+        let exact = value.replace('M', "").parse::<u64>().unwrap();
+        let exact = if value.ends_with('M') { exact << 20 } else { exact };
+        let text = file(n);
+        let (old, new) = (format!("{} {exact}", disk()), format!("{word}={exact}"));
+        let of_disk = text.starts_with(&format!("{} ", disk()));
+        assert!(text == old || of_disk && text.contains(&new), "{word}: {text}");
+        assert!(text == old || text.matches("=max").count() == 3, "{word}: {text}");
+        c.ok("unset", &[&format!("limits.io.{word}")]);
+        assert_eq!(file(n), "", "{word}");
     }
 }
 
