@@ -403,6 +403,45 @@ fn every_key_does_what_it_says() {
     }
 }
 
+/// `resources` is in the table, hooks have tests of their own in profile.rs, and SELinux labels need
+/// a host with SELinux.
+#[test]
+fn each_part_of_oci_counts() {
+    let args = ["--profile", "room", "--network", "none"];
+    let c = Container::started(store(), "keys-oci", &args);
+    let fragment = json!({
+        "process": { "capabilities": { "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_SYS_ADMIN"] } },
+        "linux": {
+            "seccomp": { "syscalls": [
+                { "names": ["chroot"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77 }
+            ] },
+            "devices": [{ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229 }],
+        },
+        "mounts": [{
+            "destination": "/mnt/small", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]
+        }],
+        "annotations": { "org.example.word": "moon" },
+    });
+    let looks = [
+        ("grep CapBnd /proc/1/status", "CapBnd:\t0000000000200021"),
+        ("perl -e 'chroot(q(/)); print $!+0'", "77"),
+        ("stat -c %t:%T /dev/fuse", "a:e5"),
+        ("grep -c ' /mnt/small tmpfs .*size=1024k' /proc/self/mounts", "1"),
+    ];
+    for (script, want) in looks {
+        assert_ne!(c.root_sh(script).text().trim(), want, "{script}");
+    }
+    c.ok("set", &[&format!("oci={fragment}")]);
+    c.ok("restart", &["--timeout", "2"]);
+    for (script, want) in looks {
+        assert_eq!(c.root_sh(script).text().trim(), want, "{script}");
+    }
+    let spec = store().json(&["spec", &c.name]);
+    assert_eq!(spec["annotations"]["org.example.word"], "moon");
+    let state = store().state(&format!("containers/{}/config.json", c.name));
+    assert!(std::fs::read_to_string(state).unwrap().contains("org.example.word"));
+}
+
 #[test]
 fn rates_of_a_disk_are_the_kernels() {
     let args = ["--profile", "room", "--network", "none"];

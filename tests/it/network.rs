@@ -425,6 +425,18 @@ fn names_are_known_while_a_container_runs() {
     assert!(!hosts().contains(status["full_name"].as_str().unwrap().split_once('.').unwrap().1));
 }
 
+/// Processes that end with the test.
+struct Running(Vec<Child>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// The host's /etc is one of its own here, in which its resolvers can be others.
 #[test]
 fn names_of_the_world_follow_the_hosts_resolvers() {
@@ -434,13 +446,14 @@ fn names_of_the_world_follow_the_hosts_resolvers() {
     let (world, store) = (World::new(), Store::mini("net-ask", 2));
     // Two resolvers in the world, which know different things.
     let servers = ["198.51.100.3", "198.51.100.4"];
+    let mut running = Running(Vec::new());
     for (n, server) in servers.iter().enumerate() {
-        world.world_sh(&format!(
-            "ip addr add {server}/24 dev w1; dnsmasq --conf-file=/dev/null --no-resolv --no-hosts \
-             --bind-interfaces --listen-address={server} --pid-file={0}/ask{n}.pid \
-             --address=/probe.example.org/192.0.2.{n}",
-            store.root.display()
-        ));
+        world.world_sh(&format!("ip addr add {server}/24 dev w1"));
+        let mut serve = Command::new("dnsmasq");
+        serve.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
+        serve.args(["--bind-interfaces", "--pid-file", &format!("--listen-address={server}")]);
+        serve.arg(format!("--address=/probe.example.org/192.0.2.{n}"));
+        running.0.push(World::enter(&world.world, &serve).spawn().unwrap());
     }
     let mut etc = Command::new("unshare");
     etc.args(["-m", "sh", "-ec"]).arg(format!(
@@ -452,9 +465,11 @@ fn names_of_the_world_follow_the_hosts_resolvers() {
     ));
     let mut etc = World::enter(&world.host, &etc).stdout(Stdio::piped()).spawn().unwrap();
     etc.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let machine = etc.id();
+    running.0.push(etc);
     let there = |command: &Command| {
         let mut inner = Command::new("nsenter");
-        inner.arg(format!("--mount=/proc/{}/ns/mnt", etc.id())).arg("--");
+        inner.arg(format!("--mount=/proc/{}/ns/mnt", machine)).arg("--");
         inner.arg(command.get_program()).args(command.get_args());
         world.run(&inner)
     };
@@ -473,11 +488,6 @@ fn names_of_the_world_follow_the_hosts_resolvers() {
     let file = world.inside(&store, "one", "cat /etc/resolv.conf").ok();
     assert_eq!(file, format!("nameserver {}\n", servers[1]));
     there(&store.command(&["stop", "one"])).ok();
-    for n in 0..servers.len() {
-        world.sh(&format!("kill $(cat {}/ask{n}.pid)", store.root.display()));
-    }
-    etc.kill().unwrap();
-    etc.wait().unwrap();
 }
 
 #[test]
