@@ -263,7 +263,7 @@ impl Engine {
     }
 
     fn adopt_stage(&self, name: &Name) -> PathBuf {
-        self.layout.container(name).join("adopt")
+        self.layout.adopt(name)
     }
 
     /// Plans and stages, again for as long as the files that the plan is made from change.

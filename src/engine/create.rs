@@ -23,6 +23,7 @@ use crate::sys::Named;
 use crate::tree::accounts::{self, Accounts};
 use crate::tree::copy::{self, Shift};
 use crate::tree::inside::Inside;
+use crate::tree::volume;
 
 /// What a new container is to be.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +90,7 @@ impl Engine {
         let result = self.build(&mut record, &work.staging(&self.layout), &tree, &mut accounts);
         if let Err(e) = result {
             // Undo at once what recovery would undo later; what cannot be undone now is its.
-            let undone = crate::tree::remove(&work.staging(&self.layout))
+            let undone = volume::remove_container(&work.staging(&self.layout))
                 .and_then(|()| self.release_unless_there(name));
             if undone.is_ok() {
                 let _ = work.end(&self.layout);
@@ -108,15 +109,14 @@ impl Engine {
         accounts: &mut Accounts,
     ) -> Result<()> {
         // A leftover of this name was recovered before; its claim with it.
-        crate::tree::remove(staging)?;
+        volume::remove_container(staging)?;
         let ranges = self.settings(record)?.id_ranges;
         record.ids = ids::claim(&self.layout, self.config.ids, &record.name, ranges)?;
         journal::step("create.claimed");
         std::fs::create_dir(staging)?;
         std::fs::set_permissions(staging, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let keys = Keys::begin(staging, tree, &record.name)?;
-        let place = staging.join("private");
-        std::fs::create_dir(&place)?;
+        let place = volume::make_private(staging)?;
         let shift = Shift(record.ids.start);
         let room = Room { tree: Inside::open(&place)?, base: Inside::open(tree)?, shift };
         room.copy_private_parts(&place, tree)?;

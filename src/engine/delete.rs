@@ -10,7 +10,7 @@ use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::running::State;
 use crate::store::{Name, Record, atomic, ids};
-use crate::tree;
+use crate::tree::volume;
 
 impl Engine {
     /// Deletes `name` and everything in it; a running one, or one whose record cannot be
@@ -37,13 +37,13 @@ impl Engine {
         let work = Work::Delete { name: name.clone(), ids: range };
         work.begin(&self.layout)?;
         let gone = work.staging(&self.layout);
-        tree::remove(&gone)?;
+        volume::remove_container(&gone)?;
         journal::step("delete.begun");
         let place = self.layout.container(name);
         std::fs::rename(&place, &gone).context(|| format!("cannot delete {name}"))?;
         atomic::sync_parent(&place)?;
         journal::step("delete.moved");
-        tree::remove(&gone)?;
+        volume::remove_container(&gone)?;
         journal::step("delete.removed");
         ids::release_all(&self.layout, name)?;
         self.forget_on_network(name);

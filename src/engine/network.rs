@@ -214,7 +214,8 @@ impl Engine {
             return Err(network::plan::no_ports(&record.name, port));
         }
         if changed.iter().any(|s| s.key.name == "network.mode") {
-            mode_of(&settings).as_ref().map_or(Ok(()), network::check_device)?;
+            let there = mode_of(&settings).as_ref().map_or(Ok(()), network::check_device);
+            there.map_err(|e| e.context("network.mode"))?;
         }
         for (n, port) in wanted.iter().enumerate() {
             if let Some(other) = wanted[..n].iter().find(|other| other.meets(port)) {

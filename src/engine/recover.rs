@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
 use crate::store::{Name, atomic, ids};
-use crate::tree;
+use crate::tree::volume;
 
 impl Engine {
     /// Goes through the journal. What cannot be recovered now is told and left for later: it
@@ -43,7 +43,7 @@ impl Engine {
             Work::Give { name } => self.follow_record(name)?,
             _ => {}
         }
-        tree::remove(&work.staging(&self.layout))?;
+        volume::remove_container(&work.staging(&self.layout))?;
         if let Work::Create { name } | Work::Delete { name, .. } = work {
             self.release_unless_there(name)?;
         }

@@ -132,7 +132,7 @@ impl Engine {
             }
             ("profile", Act::Set(Value::Word(word))) => {
                 let profile = Name::parse("profile", word)?;
-                Chain::load(&self.layout, &profile)?;
+                Chain::load(&self.layout, &profile).map_err(|e| e.context("profile"))?;
                 record.profile = profile;
             }
             ("owners", _) => {
@@ -140,7 +140,7 @@ impl Engine {
                 let new: Vec<String> =
                     change.on_list(&now)?.iter().map(ToString::to_string).collect();
                 for owner in new.iter().filter(|o| !record.owners.contains(o)) {
-                    owners::check(owner)?;
+                    owners::check(owner).map_err(|e| e.context("owners"))?;
                 }
                 record.owners = new;
             }
@@ -182,7 +182,7 @@ fn check_mounts(changed: &[Setting]) -> Result<()> {
     for item in list {
         if let Item::Mount(mount) = item {
             parent::source(&mount.source).map_err(|e| {
-                let what = format!("cannot mount {}: {e}", mount.source.display());
+                let what = format!("mounts: cannot mount {}: {e}", mount.source.display());
                 let hint = e.hint_text().unwrap_or("give a directory of the host's");
                 Error::new(Kind::Usage, what).hint(hint)
             })?;
@@ -195,8 +195,11 @@ const ID_RANGES: &str = "id_ranges";
 
 fn made_with_its_ids(record: &Record) -> Error {
     let ids = record.ids.count;
-    Error::new(Kind::Usage, format!("{} was made with {ids} ids, and keeps them", record.name))
-        .hint("make another container: coloc create NAME --set id_ranges=NUMBER")
+    Error::new(
+        Kind::Usage,
+        format!("id_ranges: {} was made with {ids} ids, and keeps them", record.name),
+    )
+    .hint("make another container: coloc create NAME --set id_ranges=NUMBER")
 }
 
 fn with_record(effective: &Effective, record: &Record) -> Vec<Setting> {

@@ -226,19 +226,31 @@ impl fmt::Display for Rate {
 mod tests {
     use super::*;
 
+    /// `read` takes each of `good` and what that is printed as for the same, and none of `bad`.
+    fn one_way<T: fmt::Display + fmt::Debug + PartialEq>(
+        read: impl Fn(&str) -> Result<T, String>,
+        good: &[(&str, &str)],
+        bad: &[&str],
+    ) {
+        for (text, want) in good {
+            let value = read(text).unwrap();
+            assert_eq!(value.to_string(), *want);
+            assert_eq!(read(want).unwrap(), value);
+        }
+        for text in bad {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
     #[test]
     fn ports_are_read_and_printed_in_one_way() {
-        for (text, want) in [
+        let good = [
             ("8080:80", "8080:80/tcp"),
             ("8080:80/udp", "8080:80/udp"),
             ("192.0.2.1:53:53/udp", "192.0.2.1:53:53/udp"),
             ("[2001:db8::1]:80:80", "[2001:db8::1]:80:80/tcp"),
-        ] {
-            let read = Publish::parse(text).unwrap();
-            assert_eq!(read.to_string(), want);
-            assert_eq!(Publish::parse(want).unwrap(), read);
-        }
-        for bad in [
+        ];
+        let bad = [
             "",
             "80",
             "0:80",
@@ -250,24 +262,19 @@ mod tests {
             "1.2.3:80:80",
             "::1:80:80",
             "80:80:",
-        ] {
-            assert!(Publish::parse(bad).is_err(), "{bad}");
-        }
+        ];
+        one_way(Publish::parse, &good, &bad);
     }
 
     #[test]
     fn mounts_are_read_and_printed_in_one_way() {
-        for (text, want) in [
+        let good = [
             ("/srv/a:/mnt/a", "/srv/a:/mnt/a:rw"),
             ("/srv//a/:/mnt/a:ro", "/srv/a:/mnt/a:ro"),
             ("/srv/a:/mnt:ro,idmap", "/srv/a:/mnt:ro,idmap"),
             ("/srv/a:/mnt:idmap=1001:1000,noexec", "/srv/a:/mnt:rw,noexec,idmap=1001:1000"),
-        ] {
-            let read = MountPoint::parse(text).unwrap();
-            assert_eq!(read.to_string(), want);
-            assert_eq!(MountPoint::parse(want).unwrap(), read);
-        }
-        for bad in [
+        ];
+        let bad = [
             "",
             "/srv/a",
             "srv:/mnt",
@@ -288,9 +295,8 @@ mod tests {
             "/a:/b:ro=1",
             "/a/./b:/c",
             "/a b:/c",
-        ] {
-            assert!(MountPoint::parse(bad).is_err(), "{bad}");
-        }
+        ];
+        one_way(MountPoint::parse, &good, &bad);
     }
 
     #[test]

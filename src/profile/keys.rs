@@ -177,7 +177,9 @@ pub const KEYS: &[Key] = &[
         "limits.disk",
         size(MIB),
         "max",
-        "How much disk everything of the container's can take: its private tree and its snapshots.",
+        "How much disk everything of the container's can take: its private tree and its snapshots. \
+             It needs a file system with quotas: ext4 or XFS, mounted with prjquota, or btrfs, after btrfs \
+             quota enable, where the kernel counts anew with each commit, every half minute.",
     )),
     key(
         "limits.nofile",

@@ -119,11 +119,11 @@ fn unknown(path: &str, line: usize, document: Document) -> Fault {
 fn entry(key: &'static Key, op: Op, node: &Node, document: Document) -> Result<Entry, Fault> {
     let about = |f: Fault| Fault { message: format!("{}: {}", key.name, f.message), ..f };
     if !document.places().contains(&key.place) {
-        let why = match key.place {
-            Place::Container => "is not for profiles",
-            _ => "is for profiles only",
+        let (why, hint) = match key.place {
+            Place::Container => ("not for profiles", format!("coloc set NAME {}=…", key.name)),
+            _ => ("for profiles only", "put it in a file in /etc/coloc/profiles".into()),
         };
-        return Err(Fault::new(node.line, format!("{} {why}", key.name)));
+        return Err(Fault::new(node.line, format!("{} is {why}", key.name)).hint(hint));
     }
     if op != Op::Set && !matches!(key.kind, Kind::List(_)) {
         return Err(Fault::new(node.line, format!("{} is no list", key.name))

@@ -61,12 +61,19 @@ pub(super) fn of(
 
 /// Rates of disks; None if there are none.
 pub(super) fn io(limits: &Limits) -> Result<Option<LinuxBlockIo>> {
-    let all = [&limits.read_bytes, &limits.write_bytes, &limits.reads, &limits.writes];
-    if all.iter().all(|list| list.is_empty()) {
+    let all = [
+        ("rbps", &limits.read_bytes),
+        ("wbps", &limits.write_bytes),
+        ("riops", &limits.reads),
+        ("wiops", &limits.writes),
+    ];
+    if all.iter().all(|(_, list)| list.is_empty()) {
         return Ok(None);
     }
-    let [read_bytes, write_bytes, reads, writes] =
-        all.map(|list| list.iter().map(throttle).collect::<Result<Vec<_>>>());
+    let [read_bytes, write_bytes, reads, writes] = all.map(|(word, list)| {
+        let list = list.iter().map(throttle).collect::<Result<Vec<_>>>();
+        list.map_err(|e| e.context(format!("limits.io.{word}")))
+    });
     let io = LinuxBlockIoBuilder::default()
         .throttle_read_bps_device(read_bytes?)
         .throttle_write_bps_device(write_bytes?)

@@ -124,6 +124,8 @@ const USERFAULTFD: &str = "userfaultfd";
 /// Kernel numbers that the C library's crate does not have for all targets.
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;
+/// SNAP_CREATE, SUBVOL_CREATE and the second version of each, of linux/btrfs.h.
+const BTRFS_SUBVOLUMES: [u64; 4] = [0x5000_9401, 0x5000_940e, 0x5000_9417, 0x5000_9418];
 const AF_NETLINK: u64 = 16;
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
@@ -183,6 +185,10 @@ fn by_argument(allow: Allow) -> Specs<Vec<LinuxSyscall>> {
         // It throws away what a server on the net has not been told yet.
         refuse(&["umount2"], vec![has(1, MNT_FORCE)?])?,
     ];
+    // What is in a subvolume of one's own counts for no limit of the one that it is in.
+    for call in BTRFS_SUBVOLUMES {
+        rules.push(refuse(&["ioctl"], vec![is(1, call)?])?);
+    }
     // The old way to a socket on 32-bit x86 hides the family in memory, where no filter looks.
     if !allow.socketcall {
         rules.push(without(&["socketcall"], vec![is(0, SYS_SOCKET)?])?);

@@ -305,7 +305,7 @@ struct Node {
 /// Looks a device of the settings up.
 fn node(device: &Device) -> Result<Node> {
     let no = |why: &str| {
-        Error::new(Kind::Usage, format!("{} is no device for a container: {why}", device.name()))
+        Error::new(Kind::Usage, format!("devices: {} is not for a container: {why}", device.name()))
     };
     let (path, block, major, minor) = match &device.kind {
         DeviceKind::Numbers { block, major, minor } => (None, *block, *major, *minor),

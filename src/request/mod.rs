@@ -167,84 +167,67 @@ pub struct Enter {
     pub lang: Option<String>,
 }
 
-/// Everything that can be asked for, the admin's verbs too: what policy decides on and the
-/// events journal names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is the verb of that name")]
-pub enum Verb {
-    Shell,
-    Exec,
-    Start,
-    Stop,
-    Restart,
-    List,
-    Status,
-    Top,
-    Logs,
-    Console,
-    Journal,
-    Stale,
-    Conflicts,
-    Create,
-    Delete,
-    Freeze,
-    Thaw,
-    Enable,
-    Disable,
-    Set,
-    Unset,
-    Edit,
-    Show,
-    Adopt,
-    BaseCreate,
-    BaseUpdate,
-    BaseInstall,
-    BaseRemove,
-    BaseShell,
-    BaseRollback,
-    BasePrune,
-    BaseDelete,
+/// Makes the enum of verbs, with the words that are typed, from one list of both.
+macro_rules! verbs {
+    ($($verb:ident $word:literal,)*) => {
+        /// Everything that can be asked for, the admin's verbs too: what policy decides on and the
+        /// events journal names.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each is the verb of that name")]
+        pub enum Verb {
+            $($verb,)*
+        }
+
+        impl Verb {
+            /// All of them.
+            pub const ALL: &[Verb] = &[$(Verb::$verb,)*];
+
+            /// The verb as it is typed.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Verb::$verb => $word,)*
+                }
+            }
+        }
+    };
+}
+
+verbs! {
+    Shell "shell",
+    Exec "exec",
+    Start "start",
+    Stop "stop",
+    Restart "restart",
+    List "list",
+    Status "status",
+    Top "top",
+    Logs "logs",
+    Console "console",
+    Journal "journal",
+    Stale "stale",
+    Conflicts "conflicts",
+    Create "create",
+    Delete "delete",
+    Freeze "freeze",
+    Thaw "thaw",
+    Enable "enable",
+    Disable "disable",
+    Set "set",
+    Unset "unset",
+    Edit "edit",
+    Show "show",
+    Adopt "adopt",
+    BaseCreate "base create",
+    BaseUpdate "base update",
+    BaseInstall "base install",
+    BaseRemove "base remove",
+    BaseShell "base shell",
+    BaseRollback "base rollback",
+    BasePrune "base prune",
+    BaseDelete "base delete",
 }
 
 impl Verb {
-    /// The verb as it is typed.
-    pub fn word(self) -> &'static str {
-        match self {
-            Verb::Shell => "shell",
-            Verb::Exec => "exec",
-            Verb::Start => "start",
-            Verb::Stop => "stop",
-            Verb::Restart => "restart",
-            Verb::List => "list",
-            Verb::Status => "status",
-            Verb::Top => "top",
-            Verb::Logs => "logs",
-            Verb::Console => "console",
-            Verb::Journal => "journal",
-            Verb::Stale => "stale",
-            Verb::Conflicts => "conflicts",
-            Verb::Create => "create",
-            Verb::Delete => "delete",
-            Verb::Freeze => "freeze",
-            Verb::Thaw => "thaw",
-            Verb::Enable => "enable",
-            Verb::Disable => "disable",
-            Verb::Set => "set",
-            Verb::Unset => "unset",
-            Verb::Edit => "edit",
-            Verb::Show => "show",
-            Verb::Adopt => "adopt",
-            Verb::BaseCreate => "base create",
-            Verb::BaseUpdate => "base update",
-            Verb::BaseInstall => "base install",
-            Verb::BaseRemove => "base remove",
-            Verb::BaseShell => "base shell",
-            Verb::BaseRollback => "base rollback",
-            Verb::BasePrune => "base prune",
-            Verb::BaseDelete => "base delete",
-        }
-    }
-
     /// Whether it is about a base, not a container.
     pub fn of_base(self) -> bool {
         self.word().starts_with("base ")

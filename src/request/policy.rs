@@ -66,41 +66,6 @@ mod tests {
     use crate::request::Member;
     use proptest::prelude::*;
 
-    const VERBS: [Verb; 32] = [
-        Verb::Shell,
-        Verb::Exec,
-        Verb::Start,
-        Verb::Stop,
-        Verb::Restart,
-        Verb::List,
-        Verb::Top,
-        Verb::Status,
-        Verb::Logs,
-        Verb::Console,
-        Verb::Journal,
-        Verb::Stale,
-        Verb::Conflicts,
-        Verb::Create,
-        Verb::Delete,
-        Verb::Freeze,
-        Verb::Thaw,
-        Verb::Enable,
-        Verb::Disable,
-        Verb::Set,
-        Verb::Unset,
-        Verb::Edit,
-        Verb::Show,
-        Verb::Adopt,
-        Verb::BaseCreate,
-        Verb::BaseUpdate,
-        Verb::BaseInstall,
-        Verb::BaseRemove,
-        Verb::BaseShell,
-        Verb::BaseRollback,
-        Verb::BasePrune,
-        Verb::BaseDelete,
-    ];
-
     fn name(text: &str) -> Name {
         Name::parse("container", text).unwrap()
     }
@@ -126,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_admin_may_and_is_told_the_truth() {
-        for verb in VERBS {
+        for &verb in Verb::ALL {
             assert!(decide(&Caller::Admin, verb, &name("box"), Ok(record(&[]))).is_ok());
             let e = decide(&Caller::Admin, verb, &name("box"), absent()).unwrap_err();
             assert_eq!(e.kind(), Kind::NotFound);
@@ -145,7 +110,7 @@ mod tests {
             let member = Member { uid: 1000, name: who, groups, login: None };
             let mine = member.is_among(&owners);
             let caller = Caller::Member(member);
-            for verb in VERBS {
+            for &verb in Verb::ALL {
                 let ask = |record| decide(&caller, verb, &name("box"), record);
                 let granted = ask(Ok(record(&owners)));
                 prop_assert_eq!(granted.is_ok(), mine && OWNERS_MAY.contains(&verb));

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec,
+};
 
 use super::InitKind;
 use super::devices::{self, Rule};
@@ -220,41 +222,79 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let linux = spec.linux().as_ref().ok_or_else(|| missing("linux section"))?;
     let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
     let root = spec.root().as_ref().ok_or_else(|| missing("root"))?.path();
-    let own_network = own_network(spec);
     let map = linux.uid_mappings().iter().flatten().next().ok_or_else(|| missing("id mapping"))?;
-    let note = |key: &str| {
-        spec.annotations().as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default()
-    };
-    let kind = InitKind::of_word(&note(INIT_KIND));
     let mounts: Vec<&Mount> = spec.mounts().iter().flatten().collect();
+    let handed = handed(linux, root, &mounts);
+    let hooks = Hooks::of(spec, root.parent().unwrap_or(root));
+    let run = |point: &'static str| hooks.at(point).next().map(|_| Step::Hooks(point));
 
-    let mut handed = vec![Handed::Bind {
-        source: root.clone(),
+    let users = limits::of_user(&note(spec, USER_LIMITS))?;
+    let mut steps = vec![Step::UserLimits(users)];
+    // These two the kernel refuses once the host's own are out of sight.
+    steps.extend(mounts.iter().filter(|m| !is_bind(m) && early(m)).map(|m| make(m, None)));
+    steps.extend(run("createContainer"));
+    steps.push(Step::EnterRoot);
+    let context = linux.mount_label().as_deref().filter(|_| host.selinux);
+    steps.extend(fill(&mounts, &handed, context));
+    steps.extend(cover(linux, own_network(spec)));
+    steps.extend(furnish(spec, host));
+    steps.extend(confine(linux, process)?);
+    steps.extend(run("startContainer"));
+    steps.push(Step::Init {
+        kind: kind(spec).word(),
+        args: process.args().clone().unwrap_or_default(),
+        env: process.env().clone().unwrap_or_default(),
+    });
+    let resources = linux.resources().as_ref();
+    let rules = resources.and_then(|r| r.devices().as_deref());
+    let pids = resources.and_then(|r| r.pids().as_ref());
+    Ok(Plan {
+        handed,
+        steps,
+        own_network: own_network(spec),
+        ids: (map.host_id(), map.size()),
+        processes: pids.map(|p| p.limit()).filter(|n| *n > 0),
+        resources: Resources::of(resources),
+        label: process.apparmor_profile().clone(),
+        selinux: process.selinux_label().clone().filter(|_| host.selinux),
+        devices: rules.map(devices::rules).transpose()?,
+        limits: limits::limits(process.rlimits().as_deref().unwrap_or_default()),
+        hooks,
+    })
+}
+
+/// An annotation of the spec; empty if there is none.
+fn note(spec: &Spec, key: &str) -> String {
+    spec.annotations().as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default()
+}
+
+fn kind(spec: &Spec) -> InitKind {
+    InitKind::of_word(&note(spec, INIT_KIND))
+}
+
+/// The private tree, what is bound into it, and devices.
+fn handed(linux: &Linux, root: &Path, mounts: &[&Mount]) -> Vec<Handed> {
+    let tree = Handed::Bind {
+        source: root.to_path_buf(),
         target: "/".into(),
         attr: Attr::NODEV,
         ids: Ids::Same,
-    }];
-    let users = limits::of_user(&note(USER_LIMITS))?;
-    let mut steps = vec![Step::UserLimits(users)];
-    let context = linux.mount_label().as_deref().filter(|_| host.selinux);
-    for mount in &mounts {
-        match is_bind(mount) {
-            true => handed.push(bind(mount)),
-            // These two the kernel refuses once the host's own are out of sight.
-            false if early(mount) => steps.push(make(mount, None)),
-            false => {}
-        }
-    }
-    for device in linux.devices().iter().flatten() {
-        let rdev = (device.major() as u32, device.minor() as u32);
-        let block = device.typ() == LinuxDeviceType::B;
-        handed.push(Handed::Device { target: device.path().clone(), rdev, block });
-    }
-    let hooks = Hooks::of(spec, root.parent().unwrap_or(root));
-    let run = |point: &'static str| hooks.at(point).next().map(|_| Step::Hooks(point));
-    steps.extend(run("createContainer"));
-    steps.push(Step::EnterRoot);
-    for mount in &mounts {
+    };
+    let device = |device: &LinuxDevice| Handed::Device {
+        target: device.path().clone(),
+        rdev: (device.major() as u32, device.minor() as u32),
+        block: device.typ() == LinuxDeviceType::B,
+    };
+    std::iter::once(tree)
+        .chain(mounts.iter().filter(|m| is_bind(m)).map(|m| bind(m)))
+        .chain(linux.devices().iter().flatten().map(device))
+        .collect()
+}
+
+/// Every mount to its place, in the spec's order.
+fn fill(mounts: &[&Mount], handed: &[Handed], context: Option<&str>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for mount in mounts {
         let target = mount.destination().clone();
         if !is_bind(mount) && !early(mount) {
             steps.push(make(mount, context));
@@ -263,9 +303,15 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
         if target == Path::new("/usr") {
             steps.push(Step::ProveLocked { target });
         } else if target == Path::new("/dev") {
-            steps.extend(nodes(&handed));
+            steps.extend(nodes(handed));
         }
     }
+    steps
+}
+
+/// What tells of the host, or is not to be written to.
+fn cover(linux: &Linux, own_network: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
     for path in linux.readonly_paths().iter().flatten() {
         let except = (own_network && path == "/proc/sys").then(|| PathBuf::from("/proc/sys/net"));
         steps.push(Step::ReadOnly { at: path.into(), except });
@@ -274,55 +320,38 @@ pub fn plan(spec: &Spec, host: &HostFacts) -> Result<Plan> {
     let masked = linux.masked_paths().iter().flatten();
     steps.extend(masked.map(|path| Step::Mask { at: path.into() }));
     steps.push(Step::BootId);
-    steps.push(Step::Console);
-    steps.extend(host_files(&note(MACHINE_ID), &host.os_release, &host.resolv_conf));
-    if kind == InitKind::Systemd {
-        steps.extend(masks(own_network));
+    steps
+}
+
+/// What init finds when it begins.
+fn furnish(spec: &Spec, host: &HostFacts) -> Vec<Step> {
+    let mut steps = vec![Step::Console];
+    steps.extend(host_files(&note(spec, MACHINE_ID), &host.os_release, &host.resolv_conf));
+    if kind(spec) == InitKind::Systemd {
+        steps.extend(masks(own_network(spec)));
         steps.extend(certificate());
         steps.extend(networkd(&host.networkd));
     }
     // systemd does so itself only where it is not in a container.
     steps.push(Step::Share);
-    if let Some(name) = spec.hostname() {
-        steps.push(Step::HostName(name.clone()));
-    }
-    if own_network {
+    steps.extend(spec.hostname().clone().map(Step::HostName));
+    if own_network(spec) {
         steps.push(Step::Loopback);
     }
+    steps
+}
+
+/// What init is never to have.
+fn confine(linux: &Linux, process: &Process) -> Result<Vec<Step>> {
     let bounding = process.capabilities().as_ref().and_then(|c| c.bounding().as_ref());
     let mut keep: Vec<String> = bounding.into_iter().flatten().map(|c| c.to_string()).collect();
     keep.sort();
-    steps.push(Step::Bound(keep));
+    let mut steps = vec![Step::Bound(keep)];
     if let Some(filter) = linux.seccomp() {
         let program = seccomp::compile(filter)?;
         steps.push(Step::Filter { program, summary: seccomp::summary(filter) });
     }
-    steps.extend(run("startContainer"));
-    steps.push(Step::Init {
-        kind: kind.word(),
-        args: process.args().clone().unwrap_or_default(),
-        env: process.env().clone().unwrap_or_default(),
-    });
-    let rules = linux.resources().as_ref().and_then(|r| r.devices().as_deref());
-    let rules = rules.map(devices::rules).transpose()?;
-    let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
-    let processes = pids.map(|p| p.limit()).filter(|n| *n > 0);
-    let label = process.apparmor_profile().clone();
-    let selinux = process.selinux_label().clone().filter(|_| host.selinux);
-    let limits = limits::limits(process.rlimits().as_deref().unwrap_or_default());
-    Ok(Plan {
-        handed,
-        steps,
-        own_network,
-        ids: (map.host_id(), map.size()),
-        processes,
-        resources: Resources::of(linux.resources().as_ref()),
-        label,
-        selinux,
-        devices: rules,
-        limits,
-        hooks,
-    })
+    Ok(steps)
 }
 
 /// Whether a spec's network is the container's own.

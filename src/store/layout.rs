@@ -95,6 +95,14 @@ impl Layout {
         self.container(name).join("private")
     }
 
+    /// An adoption under way. What is renamed into the private tree has to be on its file system,
+    /// and a subvolume counts as one.
+    pub fn adopt(&self, name: &Name) -> PathBuf {
+        let dir = self.container(name);
+        let disk = dir.join("disk");
+        if disk.is_dir() { disk.join("adopt") } else { dir.join("adopt") }
+    }
+
     /// What a container's init wrote to its console.
     pub fn console_log(&self, name: &Name) -> PathBuf {
         self.container(name).join("console.log")

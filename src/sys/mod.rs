@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "the one module that may; the rest of the crate denies it")]
 
 pub mod bpf;
+pub mod btrfs;
 pub mod clock;
 pub mod clone;
 pub mod fdpass;

@@ -11,6 +11,7 @@ pub mod inside;
 pub mod manifest;
 pub mod quota;
 pub mod sync;
+pub mod volume;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -44,7 +45,8 @@ pub fn remove(path: &Path) -> Result<()> {
 /// takes longer than ten seconds: a member can make a tree of any size.
 pub fn disk_use(path: &Path) -> Option<u64> {
     let out = Command::new("timeout")
-        .args(["10", "du", "-s", "-x", "--block-size=1", "--"])
+        // The tree may be a link into the part that is counted by itself.
+        .args(["10", "du", "-D", "-s", "-x", "--block-size=1", "--"])
         .arg(path)
         .stdin(Stdio::null())
         .stderr(Stdio::null())

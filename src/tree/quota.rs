@@ -1,4 +1,5 @@
-//! How much disk all of a container may take: its directory is a project of the file system's.
+//! How much disk all of a container may take: its directory is a project of the file system's, or
+//! holds a subvolume.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, openat, statat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::path::open_dir;
 use crate::sys::{Named, quota};
+use crate::tree::volume;
 
 /// How deep a tree may be that is given to a project: each level is an open directory.
 const DEPTH: usize = 512;
@@ -31,6 +33,9 @@ pub struct Use {
 ///
 /// The directory itself gets the number last, so that a walk that was interrupted is begun anew.
 pub fn limit(dir: &Path, project: u32, most: Option<u64>) -> Result<()> {
+    if volume::is_btrfs(dir)? {
+        return volume::limit(dir, most);
+    }
     let top = readable(dir)?;
     if most.is_none() && quota::project(top.as_fd()).unwrap_or(0) != project {
         return Ok(());
@@ -45,13 +50,20 @@ pub fn limit(dir: &Path, project: u32, most: Option<u64>) -> Result<()> {
     Ok(quota::set_project(top.as_fd(), project, true)?)
 }
 
-/// Whether the tree at `dir` has been given to `project`, wholly.
+/// Whether a limit counts for the tree at `dir` as it is: it has been given to `project`, wholly, or
+/// the file system has other means.
 pub fn is_of(dir: &Path, project: u32) -> bool {
+    if volume::is_btrfs(dir).unwrap_or(false) {
+        return true;
+    }
     readable(dir).is_ok_and(|top| quota::project(top.as_fd()).is_ok_and(|p| p == project))
 }
 
 /// What the tree at `dir` takes, by its file system's own count; None if it is no project.
 pub fn usage(dir: &Path, project: u32) -> Option<Use> {
+    if volume::is_btrfs(dir).ok()? {
+        return volume::usage(dir);
+    }
     let top = readable(dir).ok()?;
     if quota::project(top.as_fd()).ok()? != project {
         return None;
@@ -60,7 +72,7 @@ pub fn usage(dir: &Path, project: u32) -> Option<Use> {
     Some(Use { bytes, most: Some(most).filter(|n| *n > 0) })
 }
 
-fn readable(dir: &Path) -> Result<OwnedFd> {
+pub(super) fn readable(dir: &Path) -> Result<OwnedFd> {
     let place = open_dir(dir)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(&place, ".", flags, Mode::empty())
@@ -72,7 +84,7 @@ fn unsupported(dir: &Path, why: &str) -> Error {
     let message = format!("the file system of {} keeps no project quotas: {why}", dir.display());
     Error::new(Kind::Unsupported, message).hint(
         "on ext4: tune2fs -O project,quota on the unmounted disk, then mount it with prjquota; on \
-         XFS: mount it with prjquota; other file systems have none",
+         XFS: mount it with prjquota; on btrfs it is: btrfs quota enable; others have none",
     )
 }
 

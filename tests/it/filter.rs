@@ -137,6 +137,11 @@ fn calls_are_refused_for_some_arguments_by_every_abi() {
         ("ioctl", [0, 0x5412 + high, 0], true),
         ("ioctl", [0, 0x541C, 0], true),
         ("ioctl", [0, 0x541C + high, 0], true),
+        ("ioctl", [0, 0x5000_9401, 0], true),
+        ("ioctl", [0, 0x5000_940e, 0], true),
+        ("ioctl", [0, 0x5000_9417, 0], true),
+        ("ioctl", [0, 0x5000_9418 + high, 0], true),
+        ("ioctl", [0, 0x5000_940f, 0], false),
         ("ioctl", [0, 0x5401, 0], false),
         ("socket", [40, 1, 0], true),
         ("socket", [40 + high, 1, 0], true),
@@ -186,6 +191,16 @@ fn init_and_what_enters_have_the_filter_and_can_gain_privileges() {
     c.root_sh("su u -c 'ping -c1 -W2 127.0.0.1'").ok();
     c.root_sh("echo 'u ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/u && su u -c 'sudo -n id -u'")
         .ok();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_profile_can_allow_socketcall() {
+    let args = ["--profile", "room", "--network", "none", "--set", "allow.socketcall=true"];
+    let c = Container::started(store(), "socketcall", &args);
+    let number = table()["socketcall"][1].unwrap();
+    // Its arguments lie at address 0: that is as far as it gets.
+    assert_eq!(probe(&c, &[("x86", number, [1, 0, 0])]), [libc::EFAULT]);
 }
 
 #[test]

@@ -170,3 +170,123 @@ fn directories_and_devices_of_the_host_are_inside_if_said_so() {
     assert_ne!(c.root_sh("cat /mnt/mirror/file").code, 0);
     assert_ne!(c.root_sh("test -e /dev/net/tun").code, 0);
 }
+
+/// A disk of btrfs, of a file, that is mounted until the test is over.
+struct Btrfs(std::path::PathBuf);
+
+impl Btrfs {
+    fn new(at: &std::path::Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let (image, place) = (at.with_extension("image"), at.display());
+        sh(&format!(
+            "truncate -s 400M {0} && mkfs.btrfs -q {0} && mount -o loop {0} {place}",
+            image.display()
+        ))
+        .ok();
+        Self(at.to_path_buf())
+    }
+
+    #[track_caller]
+    fn btrfs(&self, words: &str) -> String {
+        sh(&format!("btrfs {words} {}", self.0.display())).ok()
+    }
+
+    /// Subvolumes, but for the one of those that were deleted and are still being taken apart.
+    fn volumes(&self) -> Vec<String> {
+        let list = self.btrfs("subvolume list");
+        list.lines().filter_map(|l| Some(l.split_once(" path ")?.1.to_string())).collect()
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        sh(&format!("umount {0} || umount -l {0}", self.0.display()));
+    }
+}
+
+/// Makes a subvolume where it stands, by the call that its argument is the number of.
+const SUBVOLUME: &str = r#"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+int main(int argc, char **argv)
+{
+    struct { long long fd; char rest[4088]; } args = { 0, "nested" };
+    int dir = open(".", O_RDONLY);
+    int r = ioctl(dir, strtoul(argv[1], 0, 16), &args);
+    printf("%d\n", r ? errno : 0);
+}
+"#;
+
+/// On btrfs the private tree is in a subvolume of its own, and that has the limit.
+#[test]
+fn a_disk_of_btrfs_is_limited_by_subvolume() {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap();
+    if !known.contains("btrfs") {
+        eprintln!("this kernel has no btrfs: scripts/guest-test disks shows it where there is one");
+        return;
+    }
+    let outer = Store::empty("btrfs");
+    let disk = Btrfs::new(&outer.root.join("disk"));
+    let store = Store::at(disk.0.join("store"));
+    std::fs::create_dir(&store.root).unwrap();
+    store.init(4);
+    let tree = mini_tree(&outer.root);
+    let code = outer.root.join("subvolume.c");
+    std::fs::write(&code, SUBVOLUME).unwrap();
+    sh(&format!("cc -static -O1 -o {tree}/usr/bin/subvolume {}", code.display())).ok();
+    store.ok(&["base", "create", "mini", "--from", &tree]);
+
+    // Killed while it is made, it leaves no subvolume.
+    for step in ["create.claimed", "create.copied", "create.built"] {
+        let mut create = store.command(&["create", "killed", "--init", "builtin"]);
+        create.env("COLOC_KILL_AT", step);
+        assert_eq!(crate::common::run(create).code, 137);
+        store.run(&["delete", "killed", "--yes"]);
+        assert_eq!(disk.volumes(), [""; 0], "{step}");
+    }
+    let c = Container::create(&store, "x", &["--init", "builtin", "--network", "none"]);
+    let place = format!("store/var/lib/coloc/containers/{}/disk", c.name);
+    assert_eq!(disk.volumes(), [place.as_str()]);
+    let said = c.run("set", &["disk=8M"]).fails(6);
+    assert!(said.contains("btrfs quota enable"), "{said}");
+    disk.btrfs("quota enable");
+    c.ok("start", &[]);
+    c.ok("set", &["disk=8M"]);
+    let fill = |name: &str, megabytes: u32| {
+        let dd = "busybox dd if=/dev/zero bs=1M conv=fsync";
+        c.root_sh(&format!("{dd} of=/root/{name} count={megabytes} 2>&1")).code
+    };
+    assert_ne!(fill("fill", 20), 0);
+    let size = std::fs::metadata(c.private("root/fill")).unwrap().len();
+    assert!(size > 4 << 20 && size < 8 << 20, "{size}");
+    // Full is full for what is inside, and for nobody else.
+    assert_ne!(fill("more", 4), 0);
+    sh("sync").ok();
+    let shown = store.ok(&["status", &c.name]);
+    assert!(shown.contains("of 8.0 MiB"), "{shown}");
+    let used = sample(&c)["disk"].as_u64().unwrap();
+    assert!(used > 4 << 20 && used <= 8 << 20, "{used}");
+    c.ok("restart", &["--timeout", "2"]);
+    assert_ne!(fill("more", 4), 0);
+    // A subvolume of its own would be outside of it.
+    for call in ["5000940e", "50009418"] {
+        assert_eq!(c.root_sh(&format!("cd /root && subvolume {call}")).ok(), "1\n", "{call}");
+    }
+    assert_eq!(disk.volumes().len(), 1);
+    c.ok("set", &["disk=16M"]);
+    assert_eq!(fill("more", 4), 0);
+    c.root_sh("busybox rm /root/fill /root/more").ok();
+
+    // What an update brings is put into it.
+    let change = "echo two > /usr/lib/data; echo two > /etc/word";
+    store.ok(&["base", "shell", "mini", "--", "sh", "-c", change]);
+    assert_eq!(c.root_sh("cat /usr/lib/data /etc/word").ok(), "two\ntwo\n");
+    c.ok("unset", &["disk"]);
+    assert_eq!(fill("fill", 20), 0);
+    c.ok("delete", &["--force", "--yes"]);
+    assert_eq!(disk.volumes(), [""; 0]);
+    store.assert_whole();
+}

@@ -15,6 +15,7 @@ mod escape;
 mod filter;
 mod given;
 mod home;
+mod keys;
 mod life;
 mod limits;
 mod member;

@@ -430,6 +430,100 @@ fn names_are_known_while_a_container_runs() {
     assert!(!hosts().contains(status["full_name"].as_str().unwrap().split_once('.').unwrap().1));
 }
 
+/// Processes that end with the test.
+struct Running(Vec<Child>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The host's /etc is one of its own here, in which its resolvers can be others.
+#[test]
+fn names_of_the_world_follow_the_hosts_resolvers() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-ask", 2));
+    // Two resolvers in the world, which know different things.
+    let servers = ["198.51.100.3", "198.51.100.4"];
+    let mut running = Running(Vec::new());
+    for (n, server) in servers.iter().enumerate() {
+        world.world_sh(&format!("ip addr add {server}/24 dev w1"));
+        let mut serve = Command::new("dnsmasq");
+        serve.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
+        serve.args(["--bind-interfaces", "--pid-file", &format!("--listen-address={server}")]);
+        serve.arg(format!("--address=/probe.example.org/192.0.2.{n}"));
+        running.0.push(World::enter(&world.world, &serve).spawn().unwrap());
+    }
+    let mut etc = Command::new("unshare");
+    etc.args(["-m", "sh", "-ec"]).arg(format!(
+        "mkdir {0}/upper {0}/work; \
+         mount -t overlay -o lowerdir=/etc,upperdir={0}/upper,workdir={0}/work overlay /etc; \
+         rm -f /etc/resolv.conf; echo nameserver {1} > /etc/resolv.conf; echo; exec sleep infinity",
+        store.root.display(),
+        servers[0]
+    ));
+    let mut etc = World::enter(&world.host, &etc).stdout(Stdio::piped()).spawn().unwrap();
+    etc.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let machine = etc.id();
+    running.0.push(etc);
+    let there = |command: &Command| {
+        let mut inner = Command::new("nsenter");
+        inner.arg(format!("--mount=/proc/{}/ns/mnt", machine)).arg("--");
+        inner.arg(command.get_program()).args(command.get_args());
+        world.run(&inner)
+    };
+    let sh = |script: &str| there(Command::new("sh").args(["-c", script])).ok();
+    there(&store.command(&["create", "one", "--profile", "room"])).ok();
+    there(&store.command(&["start", "one"])).ok();
+    let asks = || world.inside(&store, "one", "busybox nslookup probe.example.org").text();
+    until("the first resolver's answer", || asks().contains("192.0.2.0"));
+    sh(&format!("echo nameserver {} > /etc/resolv.conf", servers[1]));
+    until("the second one's", || asks().contains("192.0.2.1"));
+    there(&store.command(&["stop", "one"])).ok();
+    // On the host's network it is the host's file.
+    let set = ["set", "one", "network=host"];
+    there(&store.command(&set)).ok();
+    there(&store.command(&["start", "one"])).ok();
+    let file = world.inside(&store, "one", "cat /etc/resolv.conf").ok();
+    assert_eq!(file, format!("nameserver {}\n", servers[1]));
+    there(&store.command(&["stop", "one"])).ok();
+}
+
+#[test]
+fn the_admins_ranges_and_names_are_used() {
+    if elsewhere() {
+        return;
+    }
+    let (world, store) = (World::new(), Store::mini("net-own", 2));
+    let file = store.root.join("etc/coloc/coloc.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    config["network"] = serde_json::json!({
+        "bridge": "house0", "ipv4": "10.66.0.0/24", "ipv6": "fd66:1:2:3::/64", "domain": "house",
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let before = world.everything();
+    world.room(&store, "one");
+    let status = world.json(&store, &["status", "one", "--json"]);
+    let addresses = status["addresses"].to_string();
+    assert!(addresses.contains("\"10.66.0.") && addresses.contains("\"fd66:1:2:3:"), "{addresses}");
+    assert_eq!(status["full_name"], "one.house");
+    let found = world.inside(&store, "one", "busybox ip -o addr show dev host0").ok();
+    assert!(found.contains(" 10.66.0.") && found.contains(" fd66:1:2:3:"), "{found}");
+    assert!(world.sh("ip -o addr show dev house0").contains(" 10.66.0.1/24 "));
+    world.ok(&store, &["stop", "one"]);
+    assert_eq!(world.everything(), before);
+    config["network"]["ipv4"] = "10.66.0.0/31".into();
+    std::fs::write(&file, config.to_string()).unwrap();
+    let said = world.coloc(&store, &["start", "one"]);
+    assert!(said.code != 0 && said.stderr.contains("network.ipv4"), "{said:?}");
+}
+
 #[test]
 fn two_stores_on_one_host_do_not_meet() {
     if elsewhere() {
