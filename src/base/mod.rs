@@ -16,7 +16,7 @@ mod next;
 pub mod prune;
 pub mod publish;
 mod sandbox;
-mod sources;
+pub mod sources;
 mod strip;
 mod terminal;
 pub mod transaction;

@@ -147,7 +147,8 @@ pub fn kernel(version: (u32, u32), release: String) -> Check {
             WHAT,
             Verdict::Note,
             format!("{release}: containers are frozen for a swap of /usr"),
-        ),
+        )
+        .hint("nothing has to be done; from Linux 6.5 on it is not needed (Debian 12: backports)"),
         v if v >= (5, 15) => Check::new(WHAT, Verdict::Note, release)
             .hint("it has what coloc needs; coloc is tested with Linux 6.1 and newer"),
         _ => Check::new(WHAT, Verdict::Bad, release).hint("coloc needs Linux 5.15, better 6.1"),
@@ -204,7 +205,8 @@ pub fn security_module(apparmor: bool, parser: bool, selinux: bool) -> Check {
             .hint("containers go without its profile: apt-get install apparmor"),
         (false, _, true) => Check::new(MODULE, Verdict::Note, "SELinux")
             .hint("a container gets the label that its profile has: oci.process.selinuxLabel"),
-        (false, _, false) => Check::new(MODULE, Verdict::Note, "none on this host"),
+        (false, _, false) => Check::new(MODULE, Verdict::Note, "none on this host")
+            .hint("the other walls stand; for one more: apt-get install apparmor, and reboot"),
     }
 }
 
