@@ -41,6 +41,7 @@ impl Engine {
             self.file_system(),
             self.ids(),
             self.state_is_roots(),
+            shared_limits(),
             security_module(),
             mirror(),
             tool("mmdebstrap", "base create --suite needs it: apt-get install mmdebstrap"),
@@ -302,6 +303,12 @@ fn cgroups() -> Check {
         Ok(h) => Check::new("cgroups", Verdict::Note, format!("hybrid, v2 at {}", h.v2.display()))
             .hint("v1 limits less; for v2 alone boot with systemd.unified_cgroup_hierarchy=1"),
     }
+}
+
+/// Of what the host has one number for all containers, which scripts/sysctl.d raises.
+fn shared_limits() -> Check {
+    let read = |name: &str| text(format!("/proc/sys/{name}")).and_then(|t| t.parse().ok());
+    check::shared_limits(read("fs/inotify/max_user_instances"), read("kernel/pty/max"))
 }
 
 /// Where a base of the host's own release would come from, and whether anybody is there. Nothing

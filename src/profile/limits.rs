@@ -49,7 +49,7 @@ pub fn of_users() -> Vec<&'static str> {
     USER.map(|(name, _)| name).to_vec()
 }
 
-/// How many pseudoterminals: the host has 4096 for all, less 1024 that are its own.
+/// How many pseudoterminals, of a number that is one for the whole host.
 pub(super) const TERMINALS: u64 = 512;
 
 /// Above how much of the host's memory a container is slowed down and has to give some back, and
