@@ -17,7 +17,7 @@ pub mod prune;
 pub mod publish;
 mod room;
 mod sandbox;
-mod sources;
+pub mod sources;
 mod strip;
 mod terminal;
 pub mod transaction;

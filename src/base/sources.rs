@@ -26,6 +26,48 @@ pub(super) fn of_host(suite: &str, components: &str) -> Vec<String> {
     lines(&text, suite, components)
 }
 
+/// The archive that a base of `suite` would come from; None if this host's apt knows none.
+pub fn archive(suite: &str) -> Option<String> {
+    let line = of_host(suite, "main").into_iter().next()?;
+    line.split(' ').nth(1).map(String::from)
+}
+
+/// The host and port that `address` is asked at; None for one that is not on the net, or that apt
+/// goes to in a way of its own.
+pub fn server(address: &str) -> Option<(String, u16)> {
+    let (scheme, rest) = address.split_once("://")?;
+    let usual = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let place = rest.split('/').next()?;
+    let place = place.rsplit_once('@').map_or(place, |(_, after)| after);
+    let (host, port) = match place.strip_prefix('[') {
+        Some(v6) => v6.split_once(']')?,
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let port = if port.is_empty() { usual } else { port.strip_prefix(':')?.parse().ok()? };
+    (!host.is_empty()).then(|| (host.to_string(), port))
+}
+
+/// The proxy by which apt goes to `address`, if it does.
+pub fn proxy(address: &str) -> Option<String> {
+    let scheme = address.split("://").next()?;
+    let set = |text: String| Some(text.trim().to_string()).filter(|t| !t.is_empty());
+    let own = set(std::env::var(format!("{scheme}_proxy")).unwrap_or_default());
+    let out = Command::new("apt-config")
+        .args(["shell", "P", &format!("Acquire::{scheme}::Proxy")])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let said = text.trim().strip_prefix("P='").and_then(|t| t.strip_suffix('\''));
+    let said = said.and_then(|t| set(t.to_string()));
+    said.or(own).filter(|p| p != "DIRECT" && p != "false")
+}
+
 /// Pure part of [`of_host`]; `targets` has lines of `URI RELEASE COMPONENT`.
 fn lines(targets: &str, suite: &str, components: &str) -> Vec<String> {
     let family = if UBUNTU.contains(&suite) { "ubuntu" } else { "debian" };
@@ -82,6 +124,23 @@ mod tests {
             ]
         );
         assert_eq!(lines(DEBIAN, "sid", "main"), ["deb http://mirror.example.org/debian sid main"]);
+    }
+
+    #[test]
+    fn a_mirror_is_asked_at_its_host_and_port() {
+        for (address, want) in [
+            ("http://mirror.example.org/debian", Some(("mirror.example.org", 80))),
+            ("https://u:p@mirror.example.org:8443/debian", Some(("mirror.example.org", 8443))),
+            ("http://[2001:db8::1]:3142/debian", Some(("2001:db8::1", 3142))),
+            ("http://[2001:db8::1]", Some(("2001:db8::1", 80))),
+            ("http://mirror.example.org:x/debian", None),
+            ("file:///srv/mirror", None),
+            ("cdrom:", None),
+            ("http:///debian", None),
+        ] {
+            let want = want.map(|(host, port)| (host.to_string(), port));
+            assert_eq!(server(address), want, "{address}");
+        }
     }
 
     #[test]

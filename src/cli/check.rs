@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use super::ui;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::status::check::Verdict;
 use crate::store::Name;
 use crate::tree::file::printable;
 
@@ -36,7 +37,7 @@ pub(super) fn run(engine: &Engine, args: &CheckArgs) -> Result<ExitCode> {
             ]);
         }
         ui::print(&table);
-        for row in rows.iter().filter(|r| r.verdict.is_alarm()) {
+        for row in rows.iter().filter(|r| r.verdict != Verdict::Good) {
             if let Some(hint) = &row.hint {
                 println!("hint: {}: {}", row.what, printable(hint));
             }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use super::{report, ui};
@@ -6,7 +7,7 @@ use crate::error::Result;
 use crate::request::Request;
 use crate::status::{Detail, duration_words, size_words};
 use crate::store::Name;
-use crate::store::usage::Usage;
+use crate::store::usage::{Allowance, Usage};
 use crate::tree::file::printable;
 
 /// Show what a container is and what it uses; all of them by default.
@@ -103,15 +104,40 @@ fn show(d: &Detail) {
     let supervisor = d.supervisor_pid.map_or("gone".into(), |p| format!("pid {p}"));
     line("supervisor", running.then_some(supervisor));
     usage(&d.usage, line);
-    line(
-        "confined by",
-        d.label.as_ref().map(|l| match d.security_module {
-            Some("SELinux") => format!("SELinux label {l}"),
-            _ => format!("AppArmor profile {l}"),
-        }),
-    );
+    if let Some(limits) = &d.limits {
+        line("at most", Some(allowance(limits)));
+        line("each user", Some(of_users(&limits.users)));
+    }
+    let module = match (&d.label, d.security_module) {
+        (Some(label), Some("SELinux")) => format!("SELinux label {label}"),
+        (Some(label), _) => format!("AppArmor profile {label}"),
+        (None, _) => format!("no security module; all walls: coloc check {}", r.name),
+    };
+    line("confined by", running.then_some(module));
     line("ids", d.ids.map(|i| format!("{}-{}", i.start, i.start + i.count - 1)));
     line("tree", Some(d.path.clone()));
+}
+
+/// What it may have of what is not counted for people.
+fn allowance(a: &Allowance) -> String {
+    let words = |what: &str, most: Option<u64>, words: fn(u64) -> String| {
+        format!("{what} {}", most.map_or("unlimited".into(), words))
+    };
+    let number: fn(u64) -> String = |n| n.to_string();
+    [
+        words("open files", a.open_files, number),
+        words("locked memory", a.locked_memory, size_words),
+        words("queued signals", a.queued_signals, number),
+        words("message queues", a.message_queues, size_words),
+        words("terminals", a.terminals, number),
+    ]
+    .join(", ")
+}
+
+/// The kernel's `max_net_namespaces` is `net namespaces` to people.
+fn of_users(users: &BTreeMap<String, u64>) -> String {
+    let word = |name: &str| name.trim_start_matches("max_").replace('_', " ");
+    join(users.iter().map(|(name, most)| format!("{} {most}", word(name))))
 }
 
 /// What it uses, each with how much it may.

@@ -1,13 +1,16 @@
 //! `coloc check`: the host, and what really confines a container.
 
 use std::collections::BTreeSet;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 
 use super::{Engine, unit};
+use crate::base::sources;
 use crate::error::{Error, Kind, Result};
 use crate::profile::Mode;
 use crate::runtime::plan::{Plan, Step};
@@ -38,13 +41,16 @@ impl Engine {
             self.file_system(),
             self.ids(),
             self.state_is_roots(),
+            shared_limits(),
             security_module(),
+            mirror(),
             tool("mmdebstrap", "base create --suite needs it: apt-get install mmdebstrap"),
             tool("nft", "network=private needs it: apt-get install nftables"),
             tool("dnsmasq", "names of containers need it: apt-get install dnsmasq-base"),
             match unit::booted() {
                 true => Check::new("systemd", Verdict::Good, "containers are units"),
-                false => Check::new("systemd", Verdict::Note, "none: containers are processes"),
+                false => Check::new("systemd", Verdict::Note, "none: containers are processes")
+                    .hint("have the host's init run coloc start --autostart at boot"),
             },
         ]
     }
@@ -294,8 +300,63 @@ fn cgroups() -> Check {
         Ok(h) if h.v1.is_empty() => {
             Check::new("cgroups", Verdict::Good, format!("v2 at {}", h.v2.display()))
         }
-        Ok(h) => Check::new("cgroups", Verdict::Note, format!("hybrid, v2 at {}", h.v2.display())),
+        Ok(h) => Check::new("cgroups", Verdict::Note, format!("hybrid, v2 at {}", h.v2.display()))
+            .hint("v1 limits less; for v2 alone boot with systemd.unified_cgroup_hierarchy=1"),
     }
+}
+
+/// Of what the host has one number for all containers, which scripts/sysctl.d raises.
+fn shared_limits() -> Check {
+    let read = |name: &str| text(format!("/proc/sys/{name}")).and_then(|t| t.parse().ok());
+    check::shared_limits(read("fs/inotify/max_user_instances"), read("kernel/pty/max"))
+}
+
+/// Where a base of the host's own release would come from, and whether anybody is there. Nothing
+/// that runs needs it, so it is no alarm.
+fn mirror() -> Check {
+    const WHAT: &str = "mirror";
+    let os = text("/etc/os-release").unwrap_or_default();
+    let suite = os.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
+    let suite = suite.map_or("stable", |s| s.trim_matches('"'));
+    let Some(address) = sources::archive(suite) else {
+        return Check::new(WHAT, Verdict::Note, "this host's apt has none of its own release")
+            .hint(
+                "name one where a base is made: coloc base create NAME --suite SUITE --mirror URL",
+            );
+    };
+    let proxy = sources::proxy(&address);
+    let by = proxy.as_ref().map_or(String::new(), |p| format!(", by the proxy {p}"));
+    let Some((host, port)) = sources::server(proxy.as_ref().unwrap_or(&address)) else {
+        return Check::new(WHAT, Verdict::Good, format!("{address}{by}"));
+    };
+    match answers(host.clone(), port) {
+        Ok(()) => Check::new(WHAT, Verdict::Good, format!("{address}{by}")),
+        Err(why) => Check::new(WHAT, Verdict::Note, format!("{address}{by}: {why}")).hint(format!(
+            "new bases and updates need it: see that this host reaches port {port} of {host}"
+        )),
+    }
+}
+
+/// Whether somebody takes a connection. A resolver that does not answer can take longer than anybody
+/// wants to wait, so a thread asks, and is left behind.
+fn answers(host: String, port: u16) -> std::result::Result<(), String> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let found = (host.as_str(), port).to_socket_addrs().map_err(|e| e.to_string());
+        let tried = found.and_then(|all| {
+            let mut last = "it has no address".to_string();
+            for address in all {
+                match TcpStream::connect_timeout(&address, LIMIT) {
+                    Ok(_) => return Ok(()),
+                    Err(e) => last = e.to_string(),
+                }
+            }
+            Err(last)
+        });
+        let _ = send.send(tried);
+    });
+    receive.recv_timeout(LIMIT).unwrap_or_else(|_| Err("no answer in time".into()))
 }
 
 fn tool(name: &'static str, hint: &str) -> Check {

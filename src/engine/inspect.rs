@@ -90,6 +90,7 @@ impl Engine {
             started: alive.as_ref().map(|s| s.started.clone()),
             uptime_seconds: alive.as_ref().and_then(|s| seconds_since(&s.started)),
             usage,
+            limits: alive.as_ref().and_then(|s| self.allowance(s)),
             fixes_missing: record
                 .filter(|r| r.hold)
                 .and_then(|r| self.fixes_missing(&r.base, r.generation).ok()),

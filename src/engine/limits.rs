@@ -1,17 +1,19 @@
 //! Limits of a container, and what it uses of them.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::{Engine, unit};
 use crate::error::Result;
+use crate::profile::limits::of_users;
 use crate::profile::{Setting, Settings};
-use crate::runtime::cgroup;
 use crate::runtime::resources::{self, Resources};
+use crate::runtime::{cgroup, probe};
 use crate::status::top::Sample;
 use crate::store::running::State;
-use crate::store::usage::Usage;
+use crate::store::usage::{Allowance, Usage};
 use crate::store::{Name, Record};
-use crate::sys::clock;
+use crate::sys::{clock, mountinfo};
 use crate::tree::quota;
 
 impl Engine {
@@ -82,6 +84,24 @@ impl Engine {
             (usage.disk, usage.disk_max) = (Some(disk.bytes), disk.most);
         }
         usage
+    }
+
+    /// What the container that `state` is of may have, by the kernel's word on its init.
+    pub(super) fn allowance(&self, state: &State) -> Option<Allowance> {
+        let init = state.init.open()?;
+        let proc = Path::new("/proc").join(state.init.pid.to_string());
+        let mut allowed = Allowance::default();
+        allowed.read_limits(&std::fs::read_to_string(proc.join("limits")).ok()?);
+        let mut mounts = Vec::new();
+        let file = std::fs::File::open(proc.join("mountinfo"));
+        file.and_then(|f| f.take(mountinfo::LIMIT).read_to_end(&mut mounts)).ok()?;
+        allowed.read_mounts(&mounts);
+        let names = of_users();
+        let found = probe::user_limits(&init, &names).ok()?;
+        let known = names.iter().zip(found);
+        allowed.users = known.filter_map(|(n, v)| Some((n.to_string(), v?.into()))).collect();
+        // What was read by number was its init's only if that still lives.
+        state.init.open().map(|_| allowed)
     }
 
     /// A line of `coloc top` for each of the caller's containers.

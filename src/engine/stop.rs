@@ -55,7 +55,20 @@ impl Engine {
         {
             let _ = self.spawn(name);
         }
-        let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
+        let subject = Subject::Container(name.clone());
+        let lock = match lock::try_exclusive(&self.layout, &subject)? {
+            Some(lock) => lock,
+            None => {
+                // A helper of the one that has it may be stuck on a file system whose server is in there,
+                // and lets go when that ends.
+                if let Some((state, _)) =
+                    State::alive(&self.layout, name).filter(|_| timeout.is_zero())
+                {
+                    cgroup::kill(&state.cgroup)?;
+                }
+                lock::exclusive(&self.layout, &subject)?
+            }
+        };
         check()?;
         let (outcome, supervisor) = self.stop_locked(name, timeout)?;
         drop(lock);

@@ -3,7 +3,9 @@
 //!
 //! It is a bind mount of the directory in the private tree. Whoever is root inside puts there
 //! what they like, so nothing in it is a device, is executed, gains anybody rights, or leads
-//! elsewhere: the mount is nosuid, nodev, noexec and nosymfollow.
+//! elsewhere: the mount is nosuid, nodev, noexec and nosymfollow. And it is read-only, for programs of
+//! any user inside make sockets there, and users of the host would be as free to: to connect to a socket
+//! is not to write.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,7 +19,8 @@ use crate::sys::mount::{self, Attr};
 use crate::sys::path::{Links, open_dir, open_in};
 use crate::sys::{self, Named};
 
-const FLAGS: Attr = Attr::NOSUID.with(Attr::NODEV).with(Attr::NOEXEC).with(Attr::NOSYMFOLLOW);
+const FLAGS: Attr =
+    Attr::RDONLY.with(Attr::NOSUID).with(Attr::NODEV).with(Attr::NOEXEC).with(Attr::NOSYMFOLLOW);
 
 /// Shows the sockets of `name`, whose root has the host's id `root`. The caller holds its lock.
 pub fn show(layout: &Layout, name: &Name, root: u32) -> Result<()> {

@@ -199,6 +199,38 @@ pub const KEYS: &[Key] = &[
         "host",
         "How many files each user inside can watch; host is 524288.",
     ),
+    key(
+        "limits.namespaces",
+        // What coloc does inside needs one for a moment.
+        count(16, 1 << 30, "host"),
+        "host",
+        "How many namespaces of each kind each user inside can make; host is 512 of networks, 64 of \
+         clocks, 4096 of users and of mounts, 1024 of the others.",
+    ),
+    key(
+        "limits.terminals",
+        count(16, 1 << 20, "host"),
+        "host",
+        "How many pseudoterminals it can have; host is 512.",
+    ),
+    key(
+        "limits.memlock",
+        size(64 << 10),
+        "64M",
+        "How much memory can be locked, so that none of it is swapped out: by a process, and by all.",
+    ),
+    key(
+        "limits.sigpending",
+        count(64, 1 << 30, "host"),
+        "host",
+        "How many signals can wait to be taken, for a process and for all; host is 32768.",
+    ),
+    key(
+        "limits.msgqueue",
+        size(0),
+        "800K",
+        "How much the POSIX message queues of a process, and of all, can hold.",
+    ),
     now(key(
         "mounts",
         Kind::List(Items::Mount),

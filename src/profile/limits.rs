@@ -15,8 +15,9 @@ pub(super) const RESOURCES: [(Type, u64, u64); 15] = [
     (Type::RlimitLocks, INFINITE, INFINITE),
     // The three with a sum of their own are limits of the whole container as well: the kernel
     // takes those of the process that makes the user namespace for it (since 5.14).
-    (Type::RlimitMemlock, 64 << 20, 64 << 20),
-    (Type::RlimitMsgqueue, 819_200, 819_200),
+    // Of the first two the keys of a profile have the default.
+    (Type::RlimitMemlock, INFINITE, INFINITE),
+    (Type::RlimitMsgqueue, INFINITE, INFINITE),
     (Type::RlimitSigpending, 32_768, 32_768),
     (Type::RlimitNice, 0, 0),
     // As systemd has it: programs that use select(2) break above 1024, others raise it.
@@ -26,7 +27,8 @@ pub(super) const RESOURCES: [(Type, u64, u64); 15] = [
     (Type::RlimitRttime, INFINITE, INFINITE),
     (Type::RlimitStack, 8 << 20, INFINITE),
 ];
-const INFINITE: u64 = u64::MAX;
+/// No limit.
+pub(super) const INFINITE: u64 = u64::MAX;
 
 /// What each user inside may have of the kernel's own things (/proc/sys/user).
 pub(super) const USER: [(&str, u32); 10] = [
@@ -42,8 +44,13 @@ pub(super) const USER: [(&str, u32); 10] = [
     ("max_uts_namespaces", 1024),
 ];
 
-/// How many pseudoterminals: the host has 4096 for all, less 1024 that are its own.
-pub(super) const TERMINALS: u32 = 512;
+/// The names of what each user inside may have so much of.
+pub fn of_users() -> Vec<&'static str> {
+    USER.map(|(name, _)| name).to_vec()
+}
+
+/// How many pseudoterminals, of a number that is one for the whole host.
+pub(super) const TERMINALS: u64 = 512;
 
 /// Above how much of the host's memory a container is slowed down and has to give some back, and
 /// above how much it loses processes, in parts of a hundred. Swap comes on top.

@@ -12,7 +12,7 @@ mod item;
 mod json;
 pub mod keys;
 mod layer;
-mod limits;
+pub mod limits;
 mod oci;
 pub mod own;
 pub mod resources;

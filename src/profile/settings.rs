@@ -109,6 +109,16 @@ pub struct Limits {
     pub inotify_instances: Option<u64>,
     /// Files that are watched.
     pub inotify_watches: Option<u64>,
+    /// Namespaces of each kind.
+    pub namespaces: Option<u64>,
+    /// Pseudoterminals.
+    pub terminals: Option<u64>,
+    /// Bytes of locked memory.
+    pub locked: Option<u64>,
+    /// Queued signals.
+    pub signals: Option<u64>,
+    /// Bytes in POSIX message queues.
+    pub queues: Option<u64>,
 }
 
 /// What a container can do beyond what all can.
@@ -244,6 +254,11 @@ impl Limits {
             "limits.nofile" => self.open_files = value.number(),
             "limits.inotify.instances" => self.inotify_instances = value.number(),
             "limits.inotify.watches" => self.inotify_watches = value.number(),
+            "limits.namespaces" => self.namespaces = value.number(),
+            "limits.terminals" => self.terminals = value.number(),
+            "limits.memlock" => self.locked = value.number(),
+            "limits.sigpending" => self.signals = value.number(),
+            "limits.msgqueue" => self.queues = value.number(),
             _ => return false,
         }
         true

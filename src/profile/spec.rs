@@ -370,9 +370,13 @@ fn devices(own: &[Node]) -> Specs<Vec<oci_spec::runtime::LinuxDevice>> {
 /// The limits of each process. All are said, as the crate would put in some of its own.
 fn rlimits(own: &Limits) -> Specs<Vec<PosixRlimit>> {
     let limit = |(typ, soft, hard): (PosixRlimitType, u64, u64)| {
-        let hard = match (typ, own.open_files) {
-            (PosixRlimitType::RlimitNofile, Some(most)) => most,
-            _ => hard,
+        use PosixRlimitType as T;
+        let (soft, hard) = match typ {
+            T::RlimitNofile => (soft, own.open_files.unwrap_or(hard)),
+            T::RlimitSigpending => [own.signals.unwrap_or(hard); 2].into(),
+            T::RlimitMemlock => [own.locked.unwrap_or(limits::INFINITE); 2].into(),
+            T::RlimitMsgqueue => [own.queues.unwrap_or(limits::INFINITE); 2].into(),
+            _ => (soft, hard),
         };
         PosixRlimitBuilder::default().typ(typ).soft(soft.min(hard)).hard(hard).build()
     };
@@ -385,7 +389,7 @@ fn of_users(own: &Limits) -> String {
         let most = match name {
             "max_inotify_instances" => own.inotify_instances,
             "max_inotify_watches" => own.inotify_watches,
-            _ => None,
+            _ => own.namespaces,
         }
         .unwrap_or(most.into());
         format!("{name}={most}")
@@ -505,7 +509,8 @@ fn mounts(record: &Record, settings: &Settings, place: &Place<'_>) -> Specs<Vec<
             mount("/sys", "bind", Path::new("/sys"), &options)
         }
     };
-    let terminals = format!("max={}", limits::TERMINALS);
+    let terminals = settings.limits.terminals.unwrap_or(limits::TERMINALS);
+    let terminals = format!("max={terminals}");
     let mut list = vec![
         mount("/proc", "proc", none, &["nosuid", "nodev", "noexec"])?,
         sys?,

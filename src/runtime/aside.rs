@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::relay;
 use crate::error::{Error, Result};
-use crate::sys::{Named, clone, fdpass, process};
+use crate::sys::{Named, clone, fdpass, process, tty};
 
 /// For how long it may take. A container's file systems can be served by its own processes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -28,6 +28,8 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
         .named(|| "pthread_sigmask(SIG_BLOCK)".into())?;
     let helper = clone::spawn(0, None, || {
         let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+        // Should it be left behind, nobody waits for the end of what it would have written.
+        let _ = tty::let_go_of_stdio();
         let (answer, fds) = match work() {
             Ok((found, fds)) => (Ok(found), fds),
             Err(e) => (Err(e), Vec::new()),
@@ -39,16 +41,13 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
     before.thread_set_mask().named(|| "pthread_sigmask(SIG_SETMASK)".into())?;
     let helper = helper?;
     drop(theirs);
-    let in_time = relay::readable_within(&ours, LIMIT);
-    if !in_time {
-        let _ = process::signal(&helper.pidfd, libc::SIGKILL);
-    }
-    let answer = fdpass::receive(&ours);
-    process::wait(helper.pidfd.as_fd())?;
-    if !in_time {
+    if !relay::readable_within(&ours, LIMIT) {
+        relay::end(&helper.pidfd);
         return Err(Error::failed("a mount in the container does not answer")
             .hint("coloc stop --timeout 0 ends it whatever it does"));
     }
+    let answer = fdpass::receive(&ours);
+    process::wait(helper.pidfd.as_fd())?;
     let (bytes, fds) = answer?;
     let answer: Result<T> = serde_json::from_slice(&bytes)
         .map_err(|_| Error::failed("the process that was to do it died"))?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -268,17 +269,12 @@ fn console(hands: &mut Hands) -> Result<()> {
 
 /// Drops from the bounding set what is not in `keep`: names without the `CAP_`.
 pub fn bound(keep: &[String]) -> Result<()> {
-    for cap in caps::runtime::procfs_all_supported(None)
-        .map_err(|e| Error::failed(format!("cannot tell the kernel's capabilities: {e}")))?
-    {
-        let name = cap.to_string();
+    let number = |name: &String| {
         let bare = name.trim_start_matches("CAP_");
-        if keep.iter().all(|k| k.trim_start_matches("CAP_") != bare) {
-            caps::drop(None, caps::CapSet::Bounding, cap)
-                .map_err(|e| Error::failed(format!("cannot drop {name}: {e}")))?;
-        }
-    }
-    Ok(())
+        caps::Capability::from_str(&format!("CAP_{bare}")).ok().map(|c| c.index())
+    };
+    let keep: Vec<u8> = keep.iter().filter_map(number).collect();
+    Ok(sys::process::bound_capabilities(&keep)?)
 }
 
 fn become_init(

@@ -152,7 +152,8 @@ pub fn renew(init: &OwnedFd) -> Result<Pty> {
     })?;
     drop(theirs);
     if !relay::readable_within(&ours, RENEW_LIMIT) {
-        let _ = process::signal(&helper.pidfd, libc::SIGKILL);
+        relay::end(&helper.pidfd);
+        return Err(Error::failed("a mount in the container does not answer"));
     }
     let answer = fdpass::receive(&ours);
     process::wait(helper.pidfd.as_fd())?;

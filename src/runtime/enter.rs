@@ -120,8 +120,7 @@ fn start(
     .context(|| "cannot enter its cgroup")?;
     drop((theirs, far.take(), v1.take()));
     if !relay::readable_within(&ours, HELPER_LIMIT) {
-        let _ = process::signal(&helper.pidfd, libc::SIGKILL);
-        let _ = process::wait(helper.pidfd.as_fd());
+        relay::end(&helper.pidfd);
         return Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
             .hint("coloc stop --timeout 0 ends it whatever it does"));
     }
@@ -245,7 +244,7 @@ fn become_program(
             rustix::process::setsid().named(|| "setsid".into())?;
             tty::take_stdio(streams)?;
         }
-        process::close_others_on_exec()?;
+        process::close_others(door.as_ref().map(|d| d.as_fd()))?;
         process::default_signals()?;
         bound(&program.bounds.capabilities)?;
         // While it still has the power to do so without giving up set-user-ID programs.

@@ -251,6 +251,18 @@ pub fn gone_within(pidfd: &OwnedFd, limit: Duration) -> bool {
     readable_within(pidfd, limit)
 }
 
+/// How long the kernel may take to end what was killed.
+const DIES_WITHIN: Duration = Duration::from_secs(2);
+
+/// Kills our child behind `pidfd`. One that waits for the answer of a file system in a container, which
+/// nothing cuts short, is left behind: when that answers or ends, it dies before it does anything more.
+pub fn end(pidfd: &OwnedFd) {
+    let _ = process::signal(pidfd, libc::SIGKILL);
+    if gone_within(pidfd, DIES_WITHIN) {
+        let _ = process::wait(pidfd.as_fd());
+    }
+}
+
 /// Waits until there is something to read, or the end of it; false if not within `limit`.
 pub fn readable_within(fd: &OwnedFd, limit: Duration) -> bool {
     let until = Instant::now() + limit;

@@ -147,7 +147,8 @@ pub fn kernel(version: (u32, u32), release: String) -> Check {
             WHAT,
             Verdict::Note,
             format!("{release}: containers are frozen for a swap of /usr"),
-        ),
+        )
+        .hint("nothing has to be done; from Linux 6.5 on it is not needed (Debian 12: backports)"),
         v if v >= (5, 15) => Check::new(WHAT, Verdict::Note, release)
             .hint("it has what coloc needs; coloc is tested with Linux 6.1 and newer"),
         _ => Check::new(WHAT, Verdict::Bad, release).hint("coloc needs Linux 5.15, better 6.1"),
@@ -183,6 +184,20 @@ pub fn user_limits(wanted: &[(&str, u32)], found: &[Option<u32>]) -> Check {
     Check::that("user limits", higher.is_empty(), said, RESTART)
 }
 
+/// How many watchers of files a user of the host's can have, and how many terminals there can be.
+pub fn shared_limits(watchers: Option<u64>, terminals: Option<u64>) -> Check {
+    const WHAT: &str = "shared limits";
+    let words = |n: Option<u64>| n.map_or("unknown".into(), |n| n.to_string());
+    let found = format!("inotify instances {}, terminals {}", words(watchers), words(terminals));
+    match watchers >= Some(1024) && terminals >= Some(1 << 20) {
+        true => Check::new(WHAT, Verdict::Good, found),
+        false => Check::new(WHAT, Verdict::Note, found).hint(
+            "a container could use up what others need: \
+             sysctl fs.inotify.max_user_instances=1024 kernel.pty.max=1048576",
+        ),
+    }
+}
+
 /// Whether a program says which devices may be opened; None where the kernel has none such.
 pub fn devices(confined: Option<bool>) -> Check {
     const WHAT: &str = "devices";
@@ -204,7 +219,8 @@ pub fn security_module(apparmor: bool, parser: bool, selinux: bool) -> Check {
             .hint("containers go without its profile: apt-get install apparmor"),
         (false, _, true) => Check::new(MODULE, Verdict::Note, "SELinux")
             .hint("a container gets the label that its profile has: oci.process.selinuxLabel"),
-        (false, _, false) => Check::new(MODULE, Verdict::Note, "none on this host"),
+        (false, _, false) => Check::new(MODULE, Verdict::Note, "none on this host")
+            .hint("the other walls stand; for one more: apt-get install apparmor, and reboot"),
     }
 }
 
@@ -267,6 +283,14 @@ mod tests {
         mounts.remove(&wanted[0]);
         let check = masks(&wanted, &mounts);
         assert_eq!((check.verdict, &*check.found), (Verdict::Bad, "not covered: /proc/keys"));
+    }
+
+    #[test]
+    fn numbers_that_all_share_are_to_be_high() {
+        assert_eq!(shared_limits(Some(1024), Some(1 << 20)).verdict, Verdict::Good);
+        for few in [shared_limits(Some(128), Some(1 << 20)), shared_limits(Some(1024), None)] {
+            assert!(few.verdict == Verdict::Note && few.hint.is_some(), "{few:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::store::Name;
 use crate::store::record::Range;
-use crate::store::usage::Usage;
+use crate::store::usage::{Allowance, Usage};
 
 /// A container's state in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -83,6 +83,8 @@ pub struct Detail {
     /// What it uses, and may.
     #[serde(flatten)]
     pub usage: Usage,
+    /// What it may have beside; None if it does not run.
+    pub limits: Option<Allowance>,
     /// For a held one, in how many packages it lacks a security fix that its base has.
     pub fixes_missing: Option<usize>,
     /// Files that it and its base have changed, each in another way, for somebody to decide.

@@ -1,6 +1,6 @@
 //! The label that a security module gives a process (the files in /proc/PID/attr).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -46,6 +46,11 @@ impl Door {
         let file = rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
             .named(|| format!("openat({path:?}, O_WRONLY)"))?;
         Ok(Self { file, module, when })
+    }
+
+    /// Its descriptor, for whoever closes all others.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Goes through it to `label`.

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Uid};
 use rustix::process::{Pid, PidfdFlags};
-use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set,
+};
 
 use super::{Error, Named, Result};
 
@@ -170,6 +173,25 @@ pub fn become_relay(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     hide()
 }
 
+/// Drops from the bounding set every capability but those of which `keep` has the number, also those
+/// that are newer than this program. The kernel is asked for each: a container's /proc is its root's,
+/// who would have it say that there are none to drop.
+pub fn bound_capabilities(keep: &[u8]) -> Result<()> {
+    for number in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        let there = match capability_is_in_bounding_set(one) {
+            // The kernel has no more of them.
+            Err(rustix::io::Errno::INVAL) => break,
+            other => other.named(|| format!("prctl(PR_CAPBSET_READ, {number})"))?,
+        };
+        if there && !keep.contains(&number) {
+            remove_capability_from_bounding_set(one)
+                .named(|| format!("prctl(PR_CAPBSET_DROP, {number})"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Keeps other processes from tracing this one or looking into its /proc entry until it
 /// executes something else.
 pub fn hide() -> Result<()> {
@@ -178,19 +200,31 @@ pub fn hide() -> Result<()> {
 
 /// Closes every descriptor above 2 at the next exec, whoever opened it.
 pub fn close_others_on_exec() -> Result<()> {
-    close_range(3, libc::CLOSE_RANGE_CLOEXEC as i32, "CLOSE_RANGE_CLOEXEC")
+    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32, "CLOSE_RANGE_CLOEXEC")
+}
+
+/// Closes every descriptor above 2 but `kept`, now: what follows may be held up by a file system of a
+/// container's for as long as that likes.
+pub fn close_others(kept: Option<BorrowedFd<'_>>) -> Result<()> {
+    let Some(kept) = kept.map(|fd| fd.as_raw_fd() as u32).filter(|fd| *fd > 2) else {
+        return close_from(3);
+    };
+    if kept > 3 {
+        close_range(3, kept - 1, 0, "0")?;
+    }
+    close_range(kept + 1, u32::MAX, 0, "0")
 }
 
 /// Closes every descriptor from `first` on, now.
 pub fn close_from(first: u32) -> Result<()> {
-    close_range(first, 0, "0")
+    close_range(first, u32::MAX, 0, "0")
 }
 
-fn close_range(first: u32, flags: i32, name: &str) -> Result<()> {
+fn close_range(first: u32, last: u32, flags: i32, name: &str) -> Result<()> {
     // SAFETY: no pointers. With no flag this closes descriptors that some OwnedFd may still
     // hold; the callers are about to run a loop of their own or to exec, and drop nothing.
-    let r = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
-    if r == 0 { Ok(()) } else { Err(Error::last(format!("close_range({first}, ~0, {name})"))) }
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if r == 0 { Ok(()) } else { Err(Error::last(format!("close_range({first}, {last}, {name})"))) }
 }
 
 /// Leaves `fd` open across exec, for a program that is told its number.

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{OptionalActions, Termios, Winsize};
 
@@ -91,6 +91,14 @@ pub fn take_stdio(fds: [std::os::fd::BorrowedFd<'_>; 3]) -> Result<()> {
     rustix::stdio::dup2_stdin(fds[0]).named(|| "dup2(0)".into())?;
     rustix::stdio::dup2_stdout(fds[1]).named(|| "dup2(1)".into())?;
     rustix::stdio::dup2_stderr(fds[2]).named(|| "dup2(2)".into())
+}
+
+/// Has this process's standard streams lead nowhere.
+pub fn let_go_of_stdio() -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty())
+        .named(|| "open(\"/dev/null\")".into())?;
+    take_stdio([null.as_fd(); 3])
 }
 
 /// A terminal in raw mode; dropping this gives it back as it was.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::common::{Container, Store, host_user, mini_tree, sh, store};
+use crate::common::{Container, Store, host_user, mini_tree, sh, store, until};
 
 #[test]
 fn root_inside_cannot_write_to_the_base() {
@@ -296,4 +296,67 @@ fn a_frozen_entrance_holds_up_neither_exec_nor_stop() {
     assert!(said.contains("lets nothing in"), "{said}");
     c.ok("stop", &[]);
     assert_eq!(c.cgroups(), [""; 0]);
+}
+
+/// A file system that says that it is there, and takes every question after that without a word.
+const SILENT: &str = r#"
+my ($device, $at) = @ARGV; mkdir $at;
+open my $f, "+<", $device or die "open: $!"; binmode $f;
+my ($s, $t) = ("none", "fuse");
+my $o = "fd=" . fileno($f) . ",rootmode=40000,user_id=0,group_id=0,allow_other";
+syscall(165, $s, $at, $t, 0, $o) == 0 or die "mount: $!";
+sub answer { my ($unique, $body) = @_; syswrite $f, pack("Ll", 16 + length $body, 0) . $unique . $body }
+while (sysread $f, my $question, 1 << 20) {
+    my ($op, $unique) = ((unpack("LL", $question))[1], substr($question, 8, 8));
+    if ($op == 26) { answer($unique, substr(pack("LLLLSSL", 7, 31, 65536, 0, 12, 9, 65536) . "\0" x 64, 0, 64)) }
+    elsif ($op == 3) { answer($unique, pack("QLLQ6L10", 1, 0, 0, 1, (0) x 5, 0, 0, 0, 040755, 2, (0) x 4, 4096, 0)) }
+    else { open my $said, ">>", "/root/asked"; print $said "$op\n" }
+}
+"#;
+
+/// A process that waits for such a file system cannot even be killed, before that one is.
+#[test]
+fn a_file_system_that_never_answers_holds_up_no_command() {
+    let store = store();
+    let device = format!("/dev/coloc-it-fuse-{}", std::process::id());
+    sh(&format!("modprobe fuse; rm -f {device}; mknod -m 666 {device} c 10 229")).ok();
+    let source = store.root.join("silent-source");
+    std::fs::create_dir(&source).unwrap();
+    let given = format!("mounts+={}:/mnt/x/y", source.display());
+    let devices = format!("devices={device}");
+    let c = Container::create(store, "silent", &["--init", "builtin", "--set", &devices]);
+    std::fs::write(c.private("root/silent.pl"), SILENT).unwrap();
+    let serve = |at: &str| {
+        c.ok("start", &[]);
+        let _ = std::fs::remove_file(c.private("root/asked"));
+        c.root_sh(&format!(
+            "perl /root/silent.pl {device} {at} >/root/said 2>&1 & \
+             until grep -qs ' {at} fuse ' /proc/mounts; do kill -0 $! || exit 1; done"
+        ))
+        .ok();
+    };
+    let asked = || std::fs::read_to_string(c.private("root/asked")).is_ok_and(|t| !t.is_empty());
+
+    serve("/mnt/x");
+    let said = c.run("set", &[&given]).fails(1);
+    assert!(said.contains("does not answer"), "{said}");
+    for verb in ["status", "check", "stale"] {
+        c.run(verb, &[]);
+    }
+    assert_eq!(c.ok("exec", &["--", "echo", "in"]), "in\n");
+    c.ok("stop", &["--timeout", "0"]);
+    assert!(!c.store.ok(&["show", &c.name]).contains("/mnt/x/y"));
+
+    // Of the one that is killed, too, nothing stands in the way.
+    serve("/mnt/x");
+    let mut killed = c.store.command(&["set", &c.name, &given]);
+    let mut killed = killed.stderr(std::process::Stdio::null()).spawn().unwrap();
+    until("the file system is asked", asked);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    c.ok("stop", &["--timeout", "0"]);
+    c.ok("start", &[]);
+    assert_eq!(c.ok("exec", &["--", "echo", "in"]), "in\n");
+    store.assert_whole();
+    sh(&format!("rm -f {device}")).ok();
 }

@@ -442,6 +442,25 @@ __attribute__((constructor)) static void attack(void) {
     assert_eq!(sh(&format!("sha256sum {}", coloc().display())).ok(), program);
 }
 
+/// What enters does not believe the container's /proc, which may be any file system.
+#[test]
+fn a_false_proc_gives_no_powers_to_what_enters() {
+    let c = Container::started(store(), "false-proc", &["--init", "builtin"]);
+    // By the kernel's own word, PR_CAPBSET_READ, and PR_GET_SECCOMP.
+    let powers = "perl -e 'print map { syscall(157, 23, $_, 0, 0, 0) } 0 .. 40; \
+                  print \" \", syscall(157, 21, 0, 0, 0, 0)'";
+    let before = c.root_sh(powers).ok();
+    assert!(before.contains('0') && before.ends_with(" 2"), "{before}");
+    c.root_sh(
+        "mount -t tmpfs none /proc; mkdir -p /proc/sys/kernel /proc/self /proc/1; \
+         for f in 0 40 63; do echo $f > /proc/sys/kernel/cap_last_cap; done; \
+         echo 0 > /proc/sys/kernel/cap_last_cap",
+    );
+    assert_eq!(c.root_sh(powers).ok(), before);
+    c.root_sh("umount /proc; mount -t tmpfs -o ro none /proc");
+    assert_eq!(c.root_sh(powers).ok(), before);
+}
+
 /// Even with the host's root in its cgroup, outside all its namespaces.
 #[test]
 fn no_device_but_its_own_opens_in_its_cgroup() {
@@ -481,8 +500,14 @@ fn check_tells_what_confines_a_container_and_what_its_root_undid() {
     let out = c.run("check", &[]);
     assert_eq!(out.code, i32::from(uncovered), "{}", out.text());
     assert_eq!(out.text().contains("/proc/kallsyms"), uncovered, "{}", out.text());
-    let host = c.store.run(&["check"]);
-    assert!(host.text().contains("user namespaces"), "{}", host.text());
+    let host: serde_json::Value =
+        serde_json::from_str(&c.store.run(&["check", "--json"]).text()).unwrap();
+    for what in ["kernel", "user namespaces", "cgroups", "file system", "ids", "mirror", "nft"] {
+        let row = host.as_array().unwrap().iter().find(|r| r["what"] == what);
+        let row = row.unwrap_or_else(|| panic!("no row {what}: {host}"));
+        // Whatever is not there comes with what to do.
+        assert!(row["verdict"] == "good" || row["hint"].is_string(), "{row}");
+    }
 }
 
 /// Where SELinux is off the label is no more than a word; tests of it on need a guest.

@@ -43,6 +43,61 @@ fn limits_are_kept_and_changed_while_it_runs() {
     assert_eq!(status["processes_max"], 40);
 }
 
+/// What is neither memory nor processes, and not in a cgroup: shown by the kernel's word, and for
+/// each container as its settings say.
+#[test]
+fn what_the_kernel_has_of_its_own_is_limited_shown_and_changed() {
+    let c = Container::started(store(), "kernel-own", &["--profile", "room"]);
+    let limits = || c.status()["limits"].clone();
+    let usual = limits();
+    // Where these tests run in a container themselves, not even root may raise it to that.
+    let hard = sh("(ulimit -Hl 65536) 2>/dev/null && echo 65536 || ulimit -Hl").ok();
+    for (key, most) in [
+        ("locked_memory", hard.trim().parse::<u64>().unwrap() << 10),
+        ("queued_signals", 32_768),
+        ("message_queues", 819_200),
+        ("terminals", 512),
+    ] {
+        assert_eq!(usual[key], most, "{usual}");
+    }
+    assert_eq!(usual["users"]["max_net_namespaces"], 512);
+    let set = "nofile=900 inotify.instances=7 inotify.watches=70 namespaces=40 terminals=20 \
+               memlock=1M sigpending=99 msgqueue=64K";
+    let said = c.ok("set", &set.split_whitespace().collect::<Vec<_>>());
+    assert!(said.contains("limits.namespaces = 40, at the next start"), "{said}");
+    assert_eq!(limits(), usual);
+    c.ok("restart", &[]);
+    let inside = |script: &str| c.root(&["bash", "-c", script]).ok();
+    assert_eq!(inside("ulimit -Hn; ulimit -Hl; ulimit -Hi; ulimit -Hq"), "900\n1024\n99\n65536\n");
+    let users = "cd /proc/sys/user; cat max_{inotify_instances,inotify_watches,net_namespaces,user_namespaces}";
+    assert_eq!(inside(users), "7\n70\n40\n40\n");
+    let terminals = "perl -e 'while (open $t[$n], \"+<\", \"/dev/ptmx\") { $n++ } print $n'";
+    let opened: u64 = inside(terminals).parse().unwrap();
+    // The console, and that of no exec without a terminal.
+    assert!((18..=20).contains(&opened), "{opened}");
+    let found = limits();
+    for (key, most) in [
+        ("open_files", 900),
+        ("locked_memory", 1 << 20),
+        ("queued_signals", 99),
+        ("message_queues", 64 << 10),
+        ("terminals", 20),
+    ] {
+        assert_eq!(found[key], most, "{found}");
+    }
+    assert_eq!(found["users"]["max_mnt_namespaces"], 40);
+    let shown = c.store.ok(&["status", &c.name]);
+    assert!(shown.contains("open files 900, locked memory 1.0 MiB"), "{shown}");
+    assert!(shown.contains("net namespaces 40"), "{shown}");
+    let words = ["nofile", "inotify.instances", "inotify.watches", "namespaces", "terminals"];
+    c.ok("unset", &[&words[..], &["memlock", "sigpending", "msgqueue"]].concat());
+    c.ok("restart", &[]);
+    assert_eq!(limits(), usual);
+    for bad in ["namespaces=1", "terminals=0", "memlock=1", "sigpending=x", "msgqueue=-1"] {
+        c.store.fails(2, &["set", &c.name, bad]);
+    }
+}
+
 #[test]
 fn what_cannot_be_is_refused_and_nothing_changes() {
     let c = Container::create(store(), "impossible", &["--profile", "room"]);

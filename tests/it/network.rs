@@ -869,6 +869,12 @@ fn sockets_are_seen_on_the_host_and_lead_nowhere() {
     let refused = std::fs::read(place.join("link")).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(nix::libc::ELOOP));
     assert!(Command::new(place.join("run")).status().is_err(), "nothing there is executed");
+    // Nobody on the host puts anything into the private tree by it, not even root by mistake.
+    for who in ["65534", "0"] {
+        let plant = format!("setpriv --reuid {who} --clear-groups touch {}/x", place.display());
+        assert_eq!(sh(&plant).code, 1);
+        assert_eq!(c.root_sh("test -e /srv/coloc/sockets/x").code, 1);
+    }
     // Any program inside may have one there, and a web server of the host's asks it.
     c.root_sh(
         "setpriv --reuid nobody --clear-groups perl -MIO::Socket::UNIX -e '

@@ -4,6 +4,15 @@ use super::*;
 
 const X86_64: u32 = 0xC000_003E;
 const I386: u32 = 0x4000_0003;
+const AARCH64: u32 = 0xC000_00B7;
+const ARM: u32 = 0x4000_0028;
+const RISCV64: u32 = 0xC000_00F3;
+/// The ABIs of each machine that coloc is for.
+const MACHINES: [&[Arch]; 3] = [
+    &[Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32],
+    &[Arch::ScmpArchAarch64, Arch::ScmpArchArm],
+    &[Arch::ScmpArchRiscv64],
+];
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
@@ -99,8 +108,21 @@ fn each_number_gets_the_answer_of_its_name_by_every_abi() {
     let (allowed, refused): (Vec<&str>, Vec<&str>) =
         names.iter().filter(|n| n.len() % 3 != 0).partition(|n| n.len() % 2 == 0);
     let rules = vec![rule(&allowed, true, vec![]), rule(&refused, false, vec![])];
-    let program = compile(&spec(rules)).unwrap();
-    for (column, arch) in [(0, X86_64), (1, I386), (2, X86_64)] {
+    let of = |architectures: &[Arch]| {
+        let mut spec = spec(rules.clone());
+        spec.set_architectures(Some(architectures.to_vec()));
+        compile(&spec).unwrap()
+    };
+    let (pc, arm) = (of(MACHINES[0]), of(MACHINES[1]));
+    let riscv = of(MACHINES[2]);
+    for (column, arch, program) in [
+        (0, X86_64, &pc),
+        (1, I386, &pc),
+        (2, X86_64, &pc),
+        (3, AARCH64, &arm),
+        (4, ARM, &arm),
+        (5, RISCV64, &riscv),
+    ] {
         let known: BTreeMap<u32, &str> = column_of(column).map(|(n, v)| (v, n)).collect();
         let base = if column == 2 { X32_BIT } else { 0 };
         for number in (base..base + 700).chain([u32::MAX, X32_BIT - 1]) {
@@ -109,12 +131,15 @@ fn each_number_gets_the_answer_of_its_name_by_every_abi() {
                 Some(n) if refused.contains(n) => EPERM,
                 _ => ENOSYS,
             };
-            let (got, steps) = run(&program, arch, number, [0; 6]);
-            assert_eq!(got, want, "{number} {:?}", known.get(&number));
+            let (got, steps) = run(program, arch, number, [0; 6]);
+            assert_eq!(got, want, "{arch:#x}: {number} {:?}", known.get(&number));
             assert!(steps < 25, "{steps} steps for {number}");
         }
     }
-    assert_eq!(run(&program, 0xC000_00B7, 0, [0; 6]).0, KILL_PROCESS);
+    // Another machine's calls are no calls here.
+    for (program, foreign) in [(&pc, AARCH64), (&pc, RISCV64), (&arm, X86_64), (&riscv, ARM)] {
+        assert_eq!(run(program, foreign, 0, [0; 6]).0, KILL_PROCESS);
+    }
 }
 
 #[test]
