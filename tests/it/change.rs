@@ -582,7 +582,8 @@ fn packages_come_and_go_or_nothing_changes() {
     for (room, packages) in [("4096", &["one-thing"][..]), ("3000000", &["roomy"])] {
         let mut command =
             store.command(&[&["base", "install", "deb", "--dry-run"], packages].concat());
-        let out = crate::common::run(command.env("COLOC_ROOM", room));
+        command.env("COLOC_ROOM", room);
+        let out = crate::common::run(command);
         assert_eq!(out.code, 0, "{}{}", out.text(), out.stderr);
         assert!(out.text().contains(&format!("{} 1 (new)", packages[0])), "{}", out.text());
         let log = std::fs::read_to_string(store.state("bases/deb/update.log")).unwrap();
