@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{Container, Store, host_user, mini_tree, sh, store, until};
 
@@ -359,4 +360,93 @@ fn a_file_system_that_never_answers_holds_up_no_command() {
     assert_eq!(c.ok("exec", &["--", "echo", "in"]), "in\n");
     store.assert_whole();
     sh(&format!("rm -f {device}")).ok();
+}
+
+/// Exchanges what is at each of `places` in `tree` with a link to `outside` that lies beside it, over
+/// and over; gives how often.
+fn exchange(tree: &Path, places: &[&str], outside: &Path, stop: &AtomicBool) -> u64 {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    let beside = |place: &str| tree.join(format!("{place}.other"));
+    for place in places {
+        let _ = symlink(outside.join(place.rsplit('/').next().unwrap()), beside(place));
+    }
+    let mut times = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for place in places {
+            let (from, to) = (beside(place), tree.join(place));
+            let flags = RenameFlags::RENAME_EXCHANGE;
+            times += u64::from(renameat2(AT_FDCWD, &from, AT_FDCWD, &to, flags).is_ok());
+        }
+    }
+    times
+}
+
+/// The tree changes under every command, at each of its steps in one of the rounds.
+#[test]
+fn renames_under_every_command_lead_nothing_to_the_host() {
+    let store = Store::mini("renames", 20);
+    let outside = store.root.join("outside");
+    for dir in ["etc", "srv/coloc/sockets", "home", "root", "tmp", "coloc/sockets", "lib"] {
+        std::fs::create_dir_all(outside.join(dir)).unwrap();
+    }
+    for file in ["passwd", "etc/passwd", "group", "hostname", "hosts", "machine-id"] {
+        std::fs::write(outside.join(file), "root:x:0:0:outside:/:/bin/sh\n").unwrap();
+    }
+    let source = store.root.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let listing = || {
+        let list = "find . -printf '%p %i %m %U %G %s %l %T@\\n' | sort; grep -c outside";
+        sh(&format!("cd {}; {list} /proc/self/mountinfo", outside.display())).text()
+    };
+    let (before, marks) = (listing(), host_marks());
+    let places = [
+        "etc",
+        "etc/passwd",
+        "etc/group",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/machine-id",
+        "srv",
+        "srv/coloc",
+        "home",
+        "root",
+        "tmp",
+        "var/lib",
+    ];
+    let given = format!("mounts+={}:/srv/coloc/in", source.display());
+    let mut times = 0;
+    for round in 0..8 {
+        let c = Container::create(&store, &format!("r{round}"), &["--init", "builtin"]);
+        let (tree, stop) = (c.private(""), AtomicBool::new(false));
+        times += std::thread::scope(|scope| {
+            let flips = scope.spawn(|| exchange(&tree, &places, &outside, &stop));
+            let commands: [&[&str]; 9] = [
+                &["start", &c.name],
+                &["exec", &c.name, "--user", "root", "--", "true"],
+                &["exec", &c.name, "--", "true"],
+                &["set", &c.name, &given],
+                &["unset", &c.name, "mounts"],
+                &["adopt", &c.name],
+                &["status", &c.name],
+                &["restart", &c.name, "--timeout", "0"],
+                &["stop", &c.name, "--timeout", "0"],
+            ];
+            for _ in 0..4 {
+                for args in commands {
+                    let out = store.run(args);
+                    let clear = out.stderr.contains("coloc: ") && !out.stderr.contains("panicked");
+                    assert!(out.code == 0 || clear, "{args:?}: {out:?}");
+                }
+            }
+            let gone = store.run(&["delete", &c.name, "--yes", "--force"]);
+            stop.store(true, Ordering::Relaxed);
+            assert!(gone.code == 0 || gone.stderr.contains("coloc: "), "{gone:?}");
+            flips.join().unwrap()
+        });
+        c.run("delete", &["--yes", "--force"]);
+        assert_eq!(listing(), before, "round {round}");
+    }
+    assert!(times > 5000, "{times} exchanges");
+    assert_eq!(host_marks(), marks);
+    store.assert_whole();
 }
