@@ -51,7 +51,7 @@ fn what_the_kernel_has_of_its_own_is_limited_shown_and_changed() {
     let limits = || c.status()["limits"].clone();
     let usual = limits();
     // Where these tests run in a container themselves, not even root may raise it to that.
-    let hard = sh("(ulimit -Hl 65536) 2>/dev/null && echo 65536 || ulimit -Hl").ok();
+    let hard = sh("(ulimit -l 65536) 2>/dev/null && echo 65536 || ulimit -Hl").ok();
     for (key, most) in [
         ("locked_memory", hard.trim().parse::<u64>().unwrap() << 10),
         ("queued_signals", 32_768),
