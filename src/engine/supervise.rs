@@ -57,8 +57,7 @@ impl Engine {
     /// For an init of its own alone: that is executed, and shows nothing of this process. The built-in
     /// one goes on as it is, and everyone inside would see this command line, and others' names in it.
     pub(super) fn supervise_apart(&self, name: &Name) -> Result<bool> {
-        let of_systemd = std::env::var_os("NOTIFY_SOCKET").is_some();
-        if of_systemd || !clone::alone() || !image::seal_in_place() {
+        if of_systemd() || !clone::alone() || !image::seal_in_place() {
             return Ok(false);
         }
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
@@ -144,9 +143,13 @@ impl Engine {
         self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
-        let network = self.admit(&record).inspect_err(|_| self.off_network(name))?;
+        let mut network = self.admit(&record).inspect_err(|_| self.off_network(name))?;
         let member = network.as_ref().map(|admitted| admitted.member.clone());
-        match self.prepare_rest(record, member) {
+        // What loads the rules is in the cgroup of this process. If that is a unit of systemd's, it
+        // would keep the kernel from passing controllers on to the container.
+        let apart = !of_systemd();
+        let waited = network.as_mut().filter(|_| !apart).map_or(Ok(()), |n| self.complete(n));
+        match waited.and_then(|()| self.prepare_rest(record, member)) {
             Ok(start) => Ok((start, network)),
             Err(e) => {
                 drop(network);
@@ -434,6 +437,11 @@ impl Engine {
     }
 }
 
+/// Whether this process is the main one of a unit of systemd's.
+fn of_systemd() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Of no terminal and no session but our own from here on.
 pub(super) fn alone() {
     let _ = rustix::process::setsid();
@@ -456,7 +464,7 @@ pub(super) struct Start {
 fn watch(lock: Lock, job: &Job, held: &[OwnedFd]) -> Result<std::convert::Infallible> {
     drop(lock);
     unit::ready();
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if !of_systemd() {
         report_to_pipe()?;
     }
     monitor::hand_over(job, &held.iter().collect::<Vec<_>>())
@@ -521,7 +529,7 @@ fn report_to_pipe() -> Result<()> {
 
 /// Leaves word of a failed start for the `coloc start` that asked for it.
 pub fn report_failure(layout: &Layout, name: &Name, error: &Error) {
-    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+    if of_systemd() {
         let _ = std::fs::create_dir_all(layout.run_of(name));
         let _ = atomic::write_json(&layout.run_of(name).join(FAILED), error, 0o600);
     } else if let Ok(text) = serde_json::to_string(error) {

@@ -74,6 +74,10 @@ const OPERATIONS: &[&str] =
 /// In a file for each of the four, or a line for all of them.
 const RATES: Seen = By(&[("keys", "rates_of_a_disk_are_the_kernels")]);
 
+/// What the kernel has of its own for a container, all of it in one start.
+const KERNEL: Seen =
+    By(&[("limits", "what_the_kernel_has_of_its_own_is_limited_shown_and_changed")]);
+
 const LINES: &[Line] = &[
     line("description", "", By(&[("keys", "what_is_in_profiles_alone")]), &["x"]),
     line("extends", "", By(&[("keys", "what_is_in_profiles_alone")]), &["room"]),
@@ -177,6 +181,11 @@ const LINES: &[Line] = &[
         Inside("cat /proc/sys/user/max_inotify_watches", "7777"),
         &["0", "max", "-1"],
     ),
+    line("limits.namespaces", "", KERNEL, &["1", "max", "-1", "x"]),
+    line("limits.terminals", "", KERNEL, &["0", "max", "-1", "x"]),
+    line("limits.memlock", "", KERNEL, SIZE),
+    line("limits.sigpending", "", KERNEL, &["1", "max", "-1", "x"]),
+    line("limits.msgqueue", "", KERNEL, SIZE),
     line(
         "mounts",
         "STORE/shared:/mnt/a:ro,noexec",
