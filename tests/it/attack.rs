@@ -284,6 +284,59 @@ fn a_hostile_account_file_is_no_way_out() {
     }
 }
 
+/// Texts by which programs go that show something to somebody: release, language, terminals, time.
+#[test]
+fn hostile_texts_of_a_systems_make_lead_no_command_anywhere() {
+    let store = Store::mini("texts", 4);
+    let before = host_marks();
+    let c = Container::create(&store, "texts", &["--init", "builtin"]);
+    let paths = [
+        "etc/os-release",
+        "etc/default/locale",
+        "etc/locale.conf",
+        "etc/environment",
+        "etc/localtime",
+        "etc/timezone",
+        "etc/terminfo/x/xterm",
+        "root/.terminfo/x/xterm",
+        "etc/nsswitch.conf",
+        "etc/ld.so.preload",
+        "etc/ld.so.cache",
+        "etc/hostname",
+        "etc/machine-id",
+    ];
+    let huge = |path: &str| {
+        let at = c.private(path);
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        let _ = std::fs::remove_file(&at);
+        std::fs::write(&at, b"NAME=\x1b]0;owned\x07\x1b[2J\0\xff\nLD_PRELOAD=/evil.so\n").unwrap();
+        std::fs::File::options().write(true).open(&at).unwrap().set_len(1 << 38).unwrap();
+    };
+    let tricks: [&dyn Fn(&str); 3] =
+        [&huge, &|path| play(&c, path, Trick::Link("/etc/shadow")), &|path| {
+            play(&c, path, Trick::Fifo)
+        }];
+    for trick in tricks {
+        paths.into_iter().for_each(trick);
+        c.ok("start", &[]);
+        for (term, lang) in [("xterm", "C.UTF-8"), ("../../etc/passwd", "../x"), ("%n", "\x1b[2J")]
+        {
+            let mut command = store.command(&["exec", &c.name, "--user", "root", "--", "true"]);
+            command.env("TERM", term).env("LANG", lang).env("TERMINFO", c.private("etc/terminfo"));
+            assert_eq!(crate::common::run(command).code, 0, "{term} {lang}");
+        }
+        for verb in ["status", "check", "stale", "logs", "show"] {
+            let out = c.run(verb, &[]);
+            assert!(!out.text().contains('\x1b') && !out.text().contains("root:"), "{verb}");
+            assert!(!out.stderr.contains("panicked") && out.code <= 1, "{verb}: {}", out.stderr);
+        }
+        store.ok(&["list"]);
+        c.ok("stop", &["--timeout", "5"]);
+    }
+    c.ok("delete", &["--yes"]);
+    assert_eq!(host_marks(), before);
+}
+
 #[test]
 fn a_frozen_entrance_holds_up_neither_exec_nor_stop() {
     let c = Container::started(store(), "frozen-door", &["--init", "builtin"]);
