@@ -157,10 +157,12 @@ fn make(dir: &Path) -> Result<()> {
 pub(super) fn set(dir: &Path, file: &str, text: &str) -> Result<()> {
     use std::io::Write;
     let path = dir.join(file);
+    // A write of no bytes is none: a list is emptied by a line without anything.
+    let line = if text.is_empty() { "\n" } else { text };
     std::fs::OpenOptions::new()
         .write(true)
         .open(&path)
-        .and_then(|mut f| f.write_all(text.as_bytes()))
+        .and_then(|mut f| f.write_all(line.as_bytes()))
         .context(|| format!("cannot write {text:?} to {}", path.display()))
 }
 
