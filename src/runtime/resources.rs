@@ -179,7 +179,13 @@ fn refused(what: &str, file: &str) -> Error {
 }
 
 fn put(dir: &Path, file: &str, text: &str) -> Result<()> {
-    cgroup::set(dir, file, text)
+    let done = cgroup::set(dir, file, text);
+    // A cpuset that processes are in cannot be emptied, by which it would follow the one above.
+    let above = dir.parent().map(|dir| dir.join(format!("{file}.effective")));
+    match above.filter(|_| done.is_err() && text.is_empty()).map(std::fs::read_to_string) {
+        Some(Ok(all)) => cgroup::set(dir, file, all.trim()),
+        _ => done,
+    }
 }
 
 /// The file for a share of disk time where BFQ schedules the disk, and nothing else counts it.
