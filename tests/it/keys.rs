@@ -396,7 +396,7 @@ fn every_key_does_what_it_says() {
     let args = ["--profile", "room", "--network", "none"];
     for line in LINES.iter().filter(|l| !matches!(l.seen, By(..))) {
         // Each in one that nothing else was done to.
-        let c = Container::started(store(), "keys", &args);
+        let c = Container::started(store(), "each-key", &args);
         check_effect(&c, line);
     }
 }
