@@ -69,9 +69,15 @@ impl Engine {
             return Ok(false);
         }
         let (start, network) = self.prepare(name)?;
-        let apart = Apart::begin(self, lock, &start).inspect_err(|_| self.undo(&start))?;
-        apart.watch_over(self, network)?;
-        Ok(true)
+        match Apart::begin(self, lock, &start) {
+            Ok(apart) => apart.watch_over(self, network).map(|()| true),
+            Err(e) => {
+                // What undoes the rest takes the network's lock, which is in here.
+                drop(network);
+                self.undo(&start);
+                Err(e)
+            }
+        }
     }
 
     /// Takes back what [`prepare`](Self::prepare) made.
