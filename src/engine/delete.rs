@@ -46,7 +46,6 @@ impl Engine {
         volume::remove_container(&gone)?;
         journal::step("delete.removed");
         ids::release_all(&self.layout, name)?;
-        self.forget_on_network(name);
         let label = label::name(&self.layout.id(), name.as_str());
         label::forget(&self.labels(name), &label);
         let _ = std::fs::remove_dir(self.layout.run_of(name));

@@ -102,13 +102,6 @@ impl Engine {
         }
     }
 
-    /// Takes away what the network may still have for a container that is deleted.
-    pub(super) fn forget_on_network(&self, name: &Name) {
-        if let Err(e) = self.house().and_then(|house| house.forget(name)) {
-            eprintln!("coloc: the rules for {name} are still there: {e}");
-        }
-    }
-
     /// Takes a container that has ended off the network. What cannot be done now is told, and left
     /// for the next command: it keeps nothing from going on.
     pub(super) fn off_network(&self, name: &Name) {

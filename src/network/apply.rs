@@ -10,7 +10,7 @@ use super::forward::{self, read, set};
 use super::link::{self, Device, Links};
 use super::plan::{Member, Net, Publish};
 use super::tool::Loading;
-use super::{Mode, Wish, names, openings, ruled, rules, taken, tool};
+use super::{Mode, Wish, names, netfilter, openings, ruled, rules, taken, tool};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::config::NetworkConfig;
 use crate::store::lock::{self, Lock, Subject};
@@ -411,10 +411,10 @@ impl<'a> House<'a> {
         let mut begun = Begun { members, loading: None, generation: None };
         let loopback6 = loopback6_works();
         if !begun.members.is_empty()
-            && !ruled::is_so(self.layout, &self.net, &begun.members, loopback6)
+            && !ruled::follow(self.layout, &self.net, &begun.members, loopback6)
         {
             ruled::forget(self.layout);
-            begun.generation = ruled::generation();
+            begun.generation = netfilter::generation();
             let text = rules::all(&self.net, &begun.members, loopback6);
             begun.loading = Some(Loading::begin(&text)?);
         }
@@ -443,17 +443,6 @@ impl<'a> House<'a> {
     fn tell_host(&self) {
         let private = || self.all().into_iter().filter(Member::is_private).collect();
         names::tell_host(&self.net, private);
-    }
-
-    /// Takes away the rules that may still be there for a container that is deleted.
-    pub fn forget(&self, name: &Name) -> Result<()> {
-        if !ruled::knows(self.layout, name) {
-            return Ok(());
-        }
-        let _lock = lock::exclusive(self.layout, &Subject::Network)?;
-        ruled::forget(self.layout);
-        let (members, _) = self.members(None)?;
-        self.settle(members)
     }
 
     /// Takes away what only private members need, and with `all` the rest.

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::plan::{Member, Net, Publish};
+use super::sets::{self, Family};
 
 /// Set on packets that a published port sends from one container to another. Where the kernel has
 /// packets of a bridge pass the rules of routed ones (br_netfilter, which Docker switches on), such
@@ -37,12 +38,12 @@ pub(super) fn all(net: &Net, members: &[Member], loopback6: bool) -> String {
     text
 }
 
-/// `elements = { … }`, or nothing: nft takes no empty list.
-fn elements(list: Vec<String>) -> String {
-    match list.is_empty() {
-        true => String::new(),
-        false => format!("elements = {{ {} }}", list.join(", ")),
-    }
+/// The sets of one table, a line for each.
+fn declared(members: &[Member], family: Family) -> String {
+    sets::of(members)
+        .iter()
+        .filter(|set| set.family == family)
+        .fold(String::new(), |text, set| format!("{text}  {set}\n"))
 }
 
 /// One line that sends a port of the host's to a container.
@@ -78,9 +79,6 @@ fn published(net: &Net, members: &[Member]) -> String {
 fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
     let Net { table, bridge, .. } = net;
     let (first4, bits4) = net.ipv4;
-    let neighbours = || members.iter().filter(|m| m.has_neighbours());
-    let four = elements(neighbours().filter_map(|m| Some(m.ipv4?.to_string())).collect());
-    let six = elements(neighbours().filter_map(|m| Some(m.ipv6?.to_string())).collect());
     let masquerade6 = net.ipv6.map_or(String::new(), |(first, bits)| {
         format!(
             "    ip6 saddr ::1 oifname \"{bridge}\" masquerade\n    \
@@ -90,9 +88,7 @@ fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
     });
     format!(
         "table inet {table} {{
-  set neighbours4 {{ type ipv4_addr; {four} }}
-  set neighbours6 {{ type ipv6_addr; {six} }}
-  set flows4 {{ type ipv4_addr; size 65536; flags dynamic; }}
+{sets}  set flows4 {{ type ipv4_addr; size 65536; flags dynamic; }}
   set flows6 {{ type ipv6_addr; size 65536; flags dynamic; }}
   chain published {{
 {published}  }}
@@ -138,6 +134,7 @@ fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
   }}
 }}
 ",
+        sets = declared(members, Family::Inet),
         published = published(net, members),
         not_six = if loopback6 { "" } else { "    ip6 daddr ::1 return\n" },
     )
@@ -147,37 +144,9 @@ fn routed(net: &Net, members: &[Member], loopback6: bool) -> String {
 /// if both are to have neighbours.
 fn bridged(net: &Net, members: &[Member]) -> String {
     let table = &net.table;
-    let all = || members.iter().filter(|m| m.on_bridge());
-    let private = || all().filter(|m| m.is_private());
-    let quoted = |m: &Member| format!("\"{}\"", m.device);
-    let (mut owner4, mut owner6, mut advertised) = (Vec::new(), Vec::new(), String::new());
-    let mut jumps = Vec::new();
-    for m in private() {
-        owner4.extend(m.ipv4.map(|a| format!("{} . {a}", quoted(m))));
-        let Some(own) = m.ipv6 else { continue };
-        let six = [own, m.mac.link_local()];
-        owner6.extend(six.map(|a| format!("{} . {a}", quoted(m))));
-        // The target of an advertisement, which this nft (1.0.6) has no name for.
-        let [own, local] = six.map(|a| format!("@th,64,128 {:#x} accept", u128::from(a)));
-        let _ = writeln!(advertised, "  chain {}-says {{ {own}; {local}; drop; }}", m.device);
-        jumps.push(format!("{} : jump {}-says", quoted(m), m.device));
-    }
-    let advertises = match jumps.is_empty() {
-        true => String::new(),
-        false => {
-            format!("    icmpv6 type nd-neighbor-advert iifname vmap {{ {} }}\n", jumps.join(", "))
-        }
-    };
     format!(
         "table bridge {table} {{
-  set ports {{ type ifname; {ports} }}
-  set private {{ type ifname; {private} }}
-  set neighbours {{ type ifname; {neighbours} }}
-  set same {{ type ifname . ifname; {same} }}
-  set mac {{ type ifname . ether_addr; {macs} }}
-  set ipv4 {{ type ifname . ipv4_addr; {owner4} }}
-  set ipv6 {{ type ifname . ipv6_addr; {owner6} }}
-{advertised}  chain arriving {{
+{sets}  chain arriving {{
     type filter hook prerouting priority -300; policy accept;
     iifname @ports iifname . ether saddr != @mac drop
     iifname @private jump own
@@ -188,7 +157,8 @@ fn bridged(net: &Net, members: &[Member]) -> String {
     ether type arp arp saddr ip 0.0.0.0 accept
     ether type arp iifname . arp saddr ip != @ipv4 drop
     ether type ip6 icmpv6 type {{ nd-router-advert, nd-redirect }} drop
-{advertises}    ether type ip6 ip6 saddr :: meta l4proto ipv6-icmp accept
+    icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @target drop
+    ether type ip6 ip6 saddr :: meta l4proto ipv6-icmp accept
     ether type ip6 iifname . ip6 saddr != @ipv6 drop
     ether type {{ ip, arp, ip6 }} accept
     drop
@@ -203,12 +173,6 @@ fn bridged(net: &Net, members: &[Member]) -> String {
   }}
 }}
 ",
-        ports = elements(all().map(quoted).collect()),
-        private = elements(private().map(quoted).collect()),
-        neighbours = elements(private().filter(|m| m.has_neighbours()).map(quoted).collect()),
-        same = elements(private().map(|m| format!("{0} . {0}", quoted(m))).collect()),
-        macs = elements(all().map(|m| format!("{} . {}", quoted(m), m.mac)).collect()),
-        owner4 = elements(owner4),
-        owner6 = elements(owner6),
+        sets = declared(members, Family::Bridge),
     )
 }
