@@ -323,19 +323,22 @@ pub fn freeze(payload: &Path, freeze: bool) -> Result<()> {
     Err(Error::failed("some of its processes do not stop").hint("try again in a while"))
 }
 
+/// For how long the processes of a cgroup may take to be gone.
+const REMOVE_LIMIT: Duration = Duration::from_millis(500);
+
 /// Removes the directories that were made for a container that has ended, with whatever
 /// cgroups were made inside.
 pub fn remove(made: &[PathBuf]) {
     for dir in made {
-        for _ in 0..50 {
+        let (begun, mut pause) = (Instant::now(), Duration::from_micros(500));
+        while begun.elapsed() < REMOVE_LIMIT {
             remove_below(dir);
             match std::fs::remove_dir(dir) {
                 // A process that was just killed is counted until its parent has noticed.
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(pause),
                 _ => break,
             }
+            pause = (pause * 2).min(Duration::from_millis(10));
         }
         // The store's, if this was the last container in it; else the kernel refuses.
         let of_store =

@@ -124,19 +124,47 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> Result<End> {
 
 /// Does `work` as the user `uid` by its effective id, with all the power that this process has.
 pub fn as_user<T>(uid: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before =
-        rustix::thread::capabilities_secure_bits().named(|| "prctl(PR_GET_SECUREBITS)".into())?;
     let own = nix::unistd::geteuid();
     let call = |uid: u32| move || format!("seteuid({uid})");
+    with_all_power(|| {
+        nix::unistd::seteuid(Uid::from_raw(uid)).named(call(uid))?;
+        let done = work();
+        nix::unistd::seteuid(own).named(call(own.as_raw()))?;
+        Ok(done)
+    })?
+}
+
+/// Does `work` with all the power that this thread has; what it makes on a file system is `uid`'s and
+/// `gid`'s from the first moment.
+pub fn making_for<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T> {
+    use nix::unistd::{getegid, geteuid, setfsgid, setfsuid};
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    if (uid, gid) == (geteuid(), getegid()) {
+        return Ok(work());
+    }
+    with_all_power(|| {
+        let own = (setfsuid(uid), setfsgid(gid));
+        // The call tells no error, only what was before.
+        let done = match (setfsuid(uid), setfsgid(gid)) == (uid, gid) {
+            true => Ok(work()),
+            false => Err(Error::new(format!("setfsuid({uid})"), libc::EPERM)),
+        };
+        setfsuid(own.0);
+        setfsgid(own.1);
+        done
+    })
+}
+
+/// Does `work`, in which a change of an id takes no capability.
+fn with_all_power<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before =
+        rustix::thread::capabilities_secure_bits().named(|| "prctl(PR_GET_SECUREBITS)".into())?;
     let set = |bits| {
         rustix::thread::set_capabilities_secure_bits(bits)
             .named(|| format!("prctl(PR_SET_SECUREBITS, {bits:?})"))
     };
-    // Without it a change of the id would take the capabilities.
     set(before | CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
-    nix::unistd::seteuid(Uid::from_raw(uid)).named(call(uid))?;
     let done = work();
-    nix::unistd::seteuid(own).named(call(own.as_raw()))?;
     set(before)?;
     done
 }

@@ -9,11 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid, chownat,
-    fchmod, fchown, futimens, mkdirat, openat, readlinkat, statat, symlinkat,
+    fchmod, fchown, fstat, futimens, mkdirat, openat, readlinkat, statat, symlinkat,
 };
 
 use crate::error::{Context, Error, Result};
-use crate::sys::Named;
+use crate::sys::{Named, process};
 
 /// Adds `shift` to every uid and gid.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,24 @@ impl Shift {
     }
 }
 
+/// How a tree is copied.
+#[derive(Clone, Copy)]
+struct Way {
+    shift: Shift,
+    /// What is made belongs to the shifted root by itself.
+    roots: bool,
+}
+
+impl Way {
+    /// To whom what is made has to be given.
+    fn owner(self, stat: &Stat) -> Option<(Uid, Gid)> {
+        match (stat.st_uid, stat.st_gid) {
+            (0, 0) if self.roots => None,
+            (uid, gid) => Some(self.shift.ids(uid, gid)),
+        }
+    }
+}
+
 /// Copies what is in the directory `from` into the directory `to`, for which `skip` (of the
 /// name) is false. Links stay links, hard links become files of their own, times are kept.
 /// Sockets and devices are left out; so are extended attributes.
@@ -33,6 +51,20 @@ pub fn contents(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     shift: Shift,
+    skip: &dyn Fn(&OsStr) -> bool,
+) -> Result<()> {
+    // Nearly all of it is root's, and need not be given to anybody after it was made; but where a
+    // directory hands down its group. Those of the tree begin to do so when they are finished.
+    let mode = fstat(to).named(|| "fstat".into())?.st_mode;
+    let way = Way { shift, roots: !Mode::from_raw_mode(mode).contains(Mode::SGID) };
+    let (uid, gid) = shift.ids(0, 0);
+    process::making_for(uid.as_raw(), gid.as_raw(), || entries(from, to, way, skip))?
+}
+
+fn entries(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    way: Way,
     skip: &dyn Fn(&OsStr) -> bool,
 ) -> Result<()> {
     let mut space = Vec::with_capacity(16 * 1024);
@@ -47,18 +79,13 @@ pub fn contents(
         }
     }
     for name in names {
-        entry(from, to, &name, shift)
+        entry(from, to, &name, way)
             .context(|| format!("cannot copy {}", name.to_string_lossy()))?;
     }
     Ok(())
 }
 
-fn entry(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    name: &std::ffi::CStr,
-    shift: Shift,
-) -> Result<()> {
+fn entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &std::ffi::CStr, way: Way) -> Result<()> {
     let call = |what: &'static str| move || format!("{what}({name:?})");
     let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).named(call("fstatat"))?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -66,22 +93,23 @@ fn entry(
             let inner = open(from, name, OFlags::DIRECTORY)?;
             mkdirat(to, name, Mode::RWXU).named(call("mkdirat"))?;
             let copy = open(to, name, OFlags::DIRECTORY)?;
-            contents(inner.as_fd(), copy.as_fd(), shift, &|_| false)?;
-            finish(&copy, &stat, shift)
+            entries(inner.as_fd(), copy.as_fd(), way, &|_| false)?;
+            finish(&copy, &stat, way)
         }
         FileType::RegularFile => {
             let source = open(from, name, OFlags::empty())?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let copy = openat(to, name, flags, Mode::RUSR).named(call("openat"))?;
             bytes(&source, &copy, stat.st_size as u64).context(|| "cannot write")?;
-            finish(&copy, &stat, shift)
+            finish(&copy, &stat, way)
         }
         FileType::Symlink => {
             let target = readlinkat(from, name, Vec::new()).named(call("readlinkat"))?;
             symlinkat(&target, to, name).named(call("symlinkat"))?;
-            let (uid, gid) = shift.ids(stat.st_uid, stat.st_gid);
-            chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .named(call("fchownat"))?;
+            if let Some((uid, gid)) = way.owner(&stat) {
+                chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                    .named(call("fchownat"))?;
+            }
             Ok(())
         }
         _ => Ok(()),
@@ -131,9 +159,10 @@ fn bytes(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<()> {
 }
 
 /// Owner, then mode (a change of owner clears setuid bits), then times.
-fn finish(fd: &OwnedFd, stat: &Stat, shift: Shift) -> Result<()> {
-    let (uid, gid) = shift.ids(stat.st_uid, stat.st_gid);
-    fchown(fd, Some(uid), Some(gid)).named(|| "fchown".into())?;
+fn finish(fd: &OwnedFd, stat: &Stat, way: Way) -> Result<()> {
+    if let Some((uid, gid)) = way.owner(stat) {
+        fchown(fd, Some(uid), Some(gid)).named(|| "fchown".into())?;
+    }
     fchmod(fd, Mode::from_raw_mode(stat.st_mode)).named(|| "fchmod".into())?;
     let mtime = Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ };
     let times = Timestamps { last_access: mtime, last_modification: mtime };
@@ -152,4 +181,52 @@ pub fn names(dir: impl AsFd) -> Result<Vec<std::ffi::CString>> {
     }
     list.sort();
     Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn who_owned_what_owns_it_shifted_also_where_a_directory_hands_down_its_group() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let top = std::env::temp_dir().join(format!("coloc-copy-{}", std::process::id()));
+        let from = top.join("from");
+        std::fs::create_dir_all(from.join("dir")).unwrap();
+        for path in ["file", "dir/file"] {
+            File::create(from.join(path)).unwrap();
+        }
+        symlink("file", from.join("link")).unwrap();
+        chown(from.join("dir/file"), Some(7), Some(9)).unwrap();
+        chown(from.join("dir"), Some(0), Some(50)).unwrap();
+        let mode = |bits| std::fs::Permissions::from_mode(bits);
+        std::fs::set_permissions(from.join("dir"), mode(0o2775)).unwrap();
+        std::fs::set_permissions(from.join("file"), mode(0o4755)).unwrap();
+        for (n, bits) in [0o755, 0o2755].into_iter().enumerate() {
+            let to = top.join(n.to_string());
+            std::fs::create_dir(&to).unwrap();
+            chown(&to, None, Some(77)).unwrap();
+            std::fs::set_permissions(&to, mode(bits)).unwrap();
+            let (old, new) = (File::open(&from).unwrap(), File::open(&to).unwrap());
+            contents(old.as_fd(), new.as_fd(), Shift(100_000), &|_| false).unwrap();
+            let of = |path: &str| {
+                let m = std::fs::symlink_metadata(to.join(path)).unwrap();
+                (m.uid(), m.gid(), m.mode() & 0o7777)
+            };
+            assert_eq!(of("file"), (100_000, 100_000, 0o4755));
+            assert_eq!(of("dir"), (100_000, 100_050, 0o2775));
+            assert_eq!(of("dir/file"), (100_007, 100_009, 0o644));
+            assert_eq!(of("link"), (100_000, 100_000, 0o777));
+        }
+        // This thread makes files of its own again, and has its power.
+        File::create(top.join("own")).unwrap();
+        assert_eq!(std::fs::metadata(top.join("own")).unwrap().uid(), 0);
+        crate::tree::remove(&top).unwrap();
+    }
 }

@@ -6,33 +6,63 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Context, Result};
+use crate::sys::Named;
 
 /// How many files are synced at the same time. Waiting is all that it is about: the file system
 /// answers all who wait at one moment with one commit and one flush of the disk.
 const AT_ONCE: usize = 24;
 
-/// Writes every file and directory of the tree at `root` to the disk, by fsync(2) of each; in
-/// the tree nobody else may be yet. Unlike syncfs(2) it does not wait for what everyone else on
-/// this file system has written.
+/// How much the host may have that waits to be written, in bytes, for a sync of the whole file system
+/// to cost less than one of each file.
+const LITTLE: u64 = 16 << 20;
+
+/// Writes every file and directory of the tree at `root` to the disk; in the tree nobody else may be
+/// yet. It does not wait for all that everyone else on this file system has written, if that is much.
 pub fn tree(root: &Path) -> Result<()> {
-    let mut list = vec![root.to_path_buf()];
-    gather(root, &mut list)?;
+    let dirty = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| dirty(&text));
+    match dirty.is_some_and(|bytes| bytes <= LITTLE) {
+        true => all_of_it(root),
+        false => each_file(root),
+    }
+}
+
+/// How much waits to be written, by /proc/meminfo (proc(5)), in bytes.
+fn dirty(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("Dirty:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// syncfs(2): one request, but it is everybody's.
+fn all_of_it(root: &Path) -> Result<()> {
+    let done = rustix::fs::syncfs(open(root)?).named(|| format!("syncfs({root:?})"));
+    Ok(done?)
+}
+
+/// fsync(2) of each.
+fn each_file(root: &Path) -> Result<()> {
+    let (mut files, mut list) = (Vec::new(), vec![root.to_path_buf()]);
+    gather(root, &mut files, &mut list)?;
     // With every file's blocks chosen and under way, the first commit is for all of them; else
     // each round of fsync would make one of its own.
-    for path in &list {
-        begin(path)?;
-    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    each(&files, cores, begin)?;
+    list.append(&mut files);
+    each(&list, AT_ONCE, one)
+}
+
+/// Has `threads` threads do `work` for all of `list`.
+fn each(list: &[PathBuf], threads: usize, work: fn(&Path) -> Result<()>) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         while let Some(path) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-            one(path)?;
+            work(path)?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
         let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work);
         // Where the host lets us have no thread, this one does it all.
-        let helpers: Vec<_> = (1..AT_ONCE.min(list.len())).map_while(|n| spawn(n).ok()).collect();
+        let helpers: Vec<_> = (1..threads.min(list.len())).map_while(|n| spawn(n).ok()).collect();
         let mut result = work();
         for helper in helpers {
             // A panic counts as not synced.
@@ -43,17 +73,18 @@ pub fn tree(root: &Path) -> Result<()> {
     })
 }
 
-fn gather(dir: &Path, list: &mut Vec<PathBuf>) -> Result<()> {
+/// The files and the directories below `dir`. Links and the like have no content but their names,
+/// which are their directories'.
+fn gather(dir: &Path, files: &mut Vec<PathBuf>, dirs: &mut Vec<PathBuf>) -> Result<()> {
     let entries = std::fs::read_dir(dir).context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            gather(&entry.path(), list)?;
-        }
-        // Links and the like have no content but their names, which are their directories'.
-        if kind.is_dir() || kind.is_file() {
-            list.push(entry.path());
+            gather(&entry.path(), files, dirs)?;
+            dirs.push(entry.path());
+        } else if kind.is_file() {
+            files.push(entry.path());
         }
     }
     Ok(())
@@ -66,7 +97,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn begin(path: &Path) -> Result<()> {
-    // Only a hint: what it does not do, or cannot for a directory, fsync does.
+    // Only a hint: what it does not do, fsync does.
     let _ = crate::sys::file::begin_writing(open(path)?);
     Ok(())
 }
@@ -86,8 +117,16 @@ mod tests {
         std::fs::create_dir_all(dir.join("a/b")).unwrap();
         File::create(dir.join("a/f")).unwrap();
         std::os::unix::fs::symlink("/nowhere", dir.join("a/l")).unwrap();
-        tree(&dir).unwrap();
-        assert!(tree(&dir.join("missing")).is_err());
+        for sync in [tree, all_of_it, each_file] {
+            sync(&dir).unwrap();
+            assert!(sync(&dir.join("missing")).is_err());
+        }
         crate::tree::remove(&dir).unwrap();
+    }
+    #[test]
+    fn what_waits_to_be_written_is_read() {
+        assert_eq!(dirty("MemFree: 7 kB\nDirty:             1234 kB\n"), Some(1234 * 1024));
+        assert_eq!(dirty("Dirty: much kB"), None);
+        assert_eq!(dirty(""), None);
     }
 }
