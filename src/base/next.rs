@@ -163,72 +163,135 @@ pub(super) fn manifest_of(generation_dir: &Path) -> Result<Manifest> {
     Ok(entries.into_iter().map(|e| (e.path.clone(), e)).collect())
 }
 
-/// Makes `tree` from `lower` and the layer `upper`, which is used up. Gives its manifest.
+/// A generation in the making: so far all of N, by links.
+pub(super) struct Linked {
+    tree: PathBuf,
+    made: BTreeMap<PathBuf, Entry>,
+}
+
+/// Makes `tree` what `lower`, of the manifest `old`, is: before it is known what changes, as that
+/// takes long and only one processor.
+pub(super) fn link_all(lower: &Path, tree: &Path, old: &Manifest) -> Result<Linked> {
+    let nothing = Changes { said: BTreeMap::new(), sums: BTreeMap::new(), any: false };
+    let linked = Linked { tree: tree.to_path_buf(), made: BTreeMap::new() };
+    let mut maker = Maker::new(linked, &nothing, lower, lower, old);
+    maker.all_of(Path::new(""))?;
+    Ok(maker.linked)
+}
+
+/// Changes what is `linked` by the layer `upper`, which is used up. Gives the manifest.
 pub(super) fn materialise(
+    linked: Linked,
     changes: &Changes,
     lower: &Path,
     upper: &Path,
-    tree: &Path,
     old: &Manifest,
 ) -> Result<Vec<Entry>> {
-    let made = Vec::with_capacity(old.len());
-    let mut maker = Maker { changes, lower, upper, tree, old, made, copied: HashMap::new() };
-    maker.directory(Path::new(""), true)?;
-    let mut made = maker.made;
+    let mut maker = Maker::new(linked, changes, lower, upper, old);
+    maker.directory(Path::new(""))?;
+    let mut made: Vec<(PathBuf, Entry)> = maker.linked.made.into_iter().collect();
     made.sort_by(|a, b| a.0.as_os_str().as_bytes().cmp(b.0.as_os_str().as_bytes()));
     Ok(made.into_iter().map(|(_, entry)| entry).collect())
 }
 
 struct Maker<'a> {
+    linked: Linked,
     changes: &'a Changes,
     lower: &'a Path,
     upper: &'a Path,
-    tree: &'a Path,
     old: &'a Manifest,
-    made: Vec<(PathBuf, Entry)>,
     /// Where a file of several names was copied to, by its inode in the layer.
     copied: HashMap<u64, PathBuf>,
 }
 
-impl Maker<'_> {
-    /// Makes the directory `path` and everything below it. `shows` says whether N's is to be
-    /// seen, which it is not below an opaque one.
-    fn directory(&mut self, path: &Path, shows: bool) -> Result<()> {
-        let said = self.changes.said.get(path).copied();
-        let of = if said.is_some() { self.upper } else { self.lower };
-        let own = self.tree.join(path);
-        std::fs::create_dir(&own).context(|| format!("cannot make {}", own.display()))?;
-        let shows = shows && said != Some(Said::Directory { opaque: true });
-        let below = if shows { children(&self.lower.join(path))? } else { BTreeMap::new() };
-        let over = if said.is_some() { children(&self.upper.join(path))? } else { BTreeMap::new() };
-        for (name, is_dir) in &below {
-            if !over.contains_key(name) {
-                self.take(&path.join(name), *is_dir)?;
-            }
-        }
-        for name in over.keys() {
+impl<'a> Maker<'a> {
+    fn new(
+        linked: Linked,
+        changes: &'a Changes,
+        lower: &'a Path,
+        upper: &'a Path,
+        old: &'a Manifest,
+    ) -> Self {
+        Self { linked, changes, lower, upper, old, copied: HashMap::new() }
+    }
+
+    fn own(&self, path: &Path) -> PathBuf {
+        self.linked.tree.join(path)
+    }
+
+    fn make_directory(&self, path: &Path) -> Result<()> {
+        let own = self.own(path);
+        std::fs::create_dir(&own).context(|| format!("cannot make {}", own.display()))
+    }
+
+    /// Makes N's directory `path` and everything below it.
+    fn all_of(&mut self, path: &Path) -> Result<()> {
+        self.make_directory(path)?;
+        for (name, is_dir) in children(&self.lower.join(path))? {
             let inner = path.join(name);
-            match self.changes.said.get(&inner) {
-                Some(Said::Directory { .. }) => {
-                    self.directory(&inner, below.get(name).copied().unwrap_or(false))?;
-                }
-                Some(Said::Same) => self.link(&inner)?,
-                Some(Said::New) => self.bring(&inner)?,
-                Some(Said::Gone) | None => {}
-            }
+            if is_dir { self.all_of(&inner)? } else { self.link(&inner)? }
         }
         // Last, for every name that was added set the directory's time.
-        copy_attributes(&of.join(path), &own)?;
+        copy_attributes(&self.lower.join(path), &self.own(path))?;
         self.note(path)
     }
 
-    /// Takes over what only N has.
-    fn take(&mut self, path: &Path, is_dir: bool) -> Result<()> {
-        if is_dir { self.directory(path, true) } else { self.link(path) }
+    /// Changes the directory `path`, which is there, and everything below it by what the layer has.
+    fn directory(&mut self, path: &Path) -> Result<()> {
+        let mut there = children(&self.own(path))?;
+        // Nothing of N's shows in such a one.
+        if self.changes.said.get(path) == Some(&Said::Directory { opaque: true }) {
+            for (name, is_dir) in std::mem::take(&mut there) {
+                self.drop(&path.join(name), is_dir)?;
+            }
+        }
+        for name in children(&self.upper.join(path))?.keys() {
+            let (inner, was) = (path.join(name), there.get(name).copied());
+            let said = self.changes.said.get(&inner).copied();
+            let stays = match said {
+                Some(Said::Same) => true,
+                Some(Said::Directory { .. }) => was == Some(true),
+                Some(Said::New | Said::Gone) | None => false,
+            };
+            if let (false, Some(is_dir)) = (stays, was) {
+                self.drop(&inner, is_dir)?;
+            }
+            match said {
+                Some(Said::Directory { .. }) => {
+                    if !stays {
+                        self.make_directory(&inner)?;
+                    }
+                    self.directory(&inner)?;
+                }
+                Some(Said::Same) if was.is_none() => self.link(&inner)?,
+                Some(Said::New) => self.bring(&inner)?,
+                Some(Said::Same | Said::Gone) | None => {}
+            }
+        }
+        copy_attributes(&self.upper.join(path), &self.own(path))?;
+        self.note(path)
+    }
+
+    /// Takes away what N has at `path`.
+    fn drop(&mut self, path: &Path, is_dir: bool) -> Result<()> {
+        let own = self.own(path);
+        if !is_dir {
+            self.linked.made.remove(path);
+            return std::fs::remove_file(&own)
+                .context(|| format!("cannot remove {}", own.display()));
+        }
+        // In this order a directory is followed by what is in it.
+        let below = self.linked.made.range(path.to_path_buf()..);
+        let gone: Vec<PathBuf> =
+            below.map(|(path, _)| path.clone()).take_while(|p| p.starts_with(path)).collect();
+        for path in gone {
+            self.linked.made.remove(&path);
+        }
+        crate::tree::remove(&own)
     }
 
     fn link(&mut self, path: &Path) -> Result<()> {
-        let (from, to) = (self.lower.join(path), self.tree.join(path));
+        let (from, to) = (self.lower.join(path), self.own(path));
         match std::fs::hard_link(&from, &to) {
             Ok(()) => {}
             // The file system allows no more names for that inode (ext4: 65000).
@@ -242,7 +305,7 @@ impl Maker<'_> {
         }
         match self.old.get(&name_of(path)) {
             Some(entry) => {
-                self.made.push((path.to_path_buf(), entry.clone()));
+                self.made(path, entry.clone());
                 Ok(())
             }
             None => self.note_as(path, None),
@@ -251,7 +314,7 @@ impl Maker<'_> {
 
     /// Takes over what the layer has.
     fn bring(&mut self, path: &Path) -> Result<()> {
-        let (from, to) = (self.upper.join(path), self.tree.join(path));
+        let (from, to) = (self.upper.join(path), self.own(path));
         match std::fs::rename(&from, &to) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EXDEV) => return self.copy(path, &from, &to),
@@ -270,7 +333,7 @@ impl Maker<'_> {
         let meta = std::fs::symlink_metadata(from)
             .context(|| format!("cannot read {}", from.display()))?;
         match self.copied.get(&meta.ino()) {
-            Some(first) => std::fs::hard_link(self.tree.join(first), to)
+            Some(first) => std::fs::hard_link(self.own(first), to)
                 .context(|| format!("cannot link {}", to.display()))?,
             None => copy_one(from, to, &meta)?,
         }
@@ -280,33 +343,37 @@ impl Maker<'_> {
         let sum = self.changes.sums.get(&meta.ino()).cloned();
         let own = std::fs::symlink_metadata(to).context(|| format!("cannot read {to:?}"))?;
         let sums = sum.into_iter().map(|sum| (own.ino(), sum)).collect();
-        let entry = manifest::entry(self.tree, path, &own, &sums)?;
-        self.made.push((path.to_path_buf(), entry));
+        let entry = manifest::entry(&self.linked.tree, path, &own, &sums)?;
+        self.made(path, entry);
         Ok(())
+    }
+
+    fn made(&mut self, path: &Path, entry: Entry) {
+        self.linked.made.insert(path.to_path_buf(), entry);
     }
 
     /// Writes down what was made at `path`, by the checksums of the layer.
     fn note(&mut self, path: &Path) -> Result<()> {
-        let own = self.tree.join(path);
+        let own = self.own(path);
         let meta = std::fs::symlink_metadata(&own).context(|| format!("cannot read {own:?}"))?;
-        let entry = manifest::entry(self.tree, path, &meta, &self.changes.sums)?;
-        self.made.push((path.to_path_buf(), entry));
+        let entry = manifest::entry(&self.linked.tree, path, &meta, &self.changes.sums)?;
+        self.made(path, entry);
         Ok(())
     }
 
     /// Writes down a file of N's that has another inode now, or that N's manifest (`known`)
     /// does not have.
     fn note_as(&mut self, path: &Path, known: Option<Entry>) -> Result<()> {
-        let own = self.tree.join(path);
+        let own = self.own(path);
         let meta = std::fs::symlink_metadata(&own).context(|| format!("cannot read {own:?}"))?;
         let entry = match known {
             Some(entry) => Entry { inode: meta.ino(), ..entry },
             None => {
-                let sums = checksums(self.tree, &[(path.to_path_buf(), meta.clone())])?;
-                manifest::entry(self.tree, path, &meta, &sums)?
+                let sums = checksums(&self.linked.tree, &[(path.to_path_buf(), meta.clone())])?;
+                manifest::entry(&self.linked.tree, path, &meta, &sums)?
             }
         };
-        self.made.push((path.to_path_buf(), entry));
+        self.made(path, entry);
         Ok(())
     }
 }
@@ -337,6 +404,8 @@ fn copy_one(from: &Path, to: &Path, meta: &std::fs::Metadata) -> Result<()> {
         let mut source = std::fs::File::open(from).context(failed)?;
         let mut copy = std::fs::File::create_new(to).context(failed)?;
         std::io::copy(&mut source, &mut copy).context(failed)?;
+        // The sync at the end finds it written, or nearly. Only a hint.
+        let _ = crate::sys::file::begin_writing(&copy);
     } else {
         let kind = FileType::from_raw_mode(meta.mode());
         mknodat(CWD, to, kind, Mode::RUSR | Mode::WUSR, meta.rdev())

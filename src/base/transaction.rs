@@ -4,11 +4,11 @@
 //! thread of its own, in a mount namespace of its own          this thread
 //!   overlay: N below, above a layer in memory, or on disk       progress
 //!   apt, or a shell, in namespaces of their own; beside it
-//!   apt's word on the same change, over a layer of its own
+//!   apt's word on the same change, over a layer of its own      a thread links all of N
 //!   what publishing changes, on the merged tree: every
 //!   write goes to the layer, none through a link to N
-//!   unmount; the thread ends  ──────────────────────────────>   staging/generation out of
-//!                                                               N and the layer; one syncfs
+//!   unmount; the thread ends  ──────────────────────────────>   staging/generation, which is N
+//!                                                               by then, by the layer; one syncfs
 //! ```
 //!
 //! The layer lies in memory where apt's work is sure to fit (see [`room`]); what does not is done
@@ -19,14 +19,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use super::diff::{self, PackageChange};
 use super::hints::Hints;
 use super::ids::{self, Rules, Taken};
 use super::merged::{self, Layer, Merged};
-use super::next::{self, Changes};
+use super::next::{self, Changes, Linked};
 use super::publish::{self, Package, Published};
 use super::sandbox::{self, Interrupt, Running, Streams};
 use super::{Said, apt, room, terminal};
@@ -104,16 +104,62 @@ pub fn run(
     progress: &mut dyn FnMut(Said),
 ) -> Result<Outcome> {
     let interrupt = Interrupt::catch()?;
-    let Some(done) = on_thread(job, &interrupt, progress, |w| w.transaction())? else {
-        return Ok(Outcome::Nothing);
-    };
-    finish(job, done, &interrupt, confirm, progress)
+    let (announce, announced) = mpsc::channel();
+    let (done, ahead) = std::thread::scope(|scope| {
+        let ahead = std::thread::Builder::new()
+            .name("ahead".into())
+            .spawn_scoped(scope, move || Ahead::of(job, &announced))
+            .context(|| "cannot start a thread")?;
+        let done = on_thread(job, &interrupt, announce, progress, |w| w.transaction())?;
+        let ahead = ahead.join().map_err(|_| Error::failed("the thread that links died"))?;
+        Ok::<_, Error>((done, ahead))
+    })?;
+    match done {
+        Some(done) => finish(job, done, ahead?, &interrupt, confirm, progress),
+        None => Ok(Outcome::Nothing),
+    }
+}
+
+/// What can be done while the tools are at work.
+struct Ahead {
+    /// N's manifest.
+    old: next::Manifest,
+    /// All of N in the place of N+1, if it was known early that there will be one.
+    linked: Option<Linked>,
+}
+
+impl Ahead {
+    /// Waits until it is `announced` that something changes, or that nobody will say so.
+    fn of(job: &Job<'_>, announced: &mpsc::Receiver<()>) -> Result<Self> {
+        let old = next::manifest_of(job.from)?;
+        let linked = match announced.recv() {
+            Ok(()) => Some(link(job, &old)?),
+            Err(mpsc::RecvError) => None,
+        };
+        Ok(Self { old, linked })
+    }
+}
+
+/// Where N+1 is made.
+fn generation(job: &Job<'_>) -> PathBuf {
+    job.staging.join("generation")
+}
+
+/// Begins N+1 with all of N.
+fn link(job: &Job<'_>, old: &next::Manifest) -> Result<Linked> {
+    let place = generation(job);
+    std::fs::create_dir(&place)
+        .and_then(|()| std::fs::set_permissions(&place, PermissionsExt::from_mode(0o755)))
+        .context(|| format!("cannot make {}", place.display()))?;
+    next::link_all(&job.from.join("tree"), &place.join("tree"), old)
+        .context(|| "cannot make the next generation")
 }
 
 /// Runs `work` in a thread of its own, which has its mounts to itself and takes them along.
 fn on_thread<T: Send>(
     job: &Job<'_>,
     interrupt: &Interrupt,
+    announce: mpsc::Sender<()>,
     progress: &mut dyn FnMut(Said),
     work: impl FnOnce(&mut Worker<'_>) -> Result<T> + Send,
 ) -> Result<T> {
@@ -126,7 +172,7 @@ fn on_thread<T: Send>(
     let (send, receive) = mpsc::channel();
     std::thread::scope(|scope| {
         let body = || {
-            let mut worker = Worker { job, interrupt, log, progress: send };
+            let mut worker = Worker { job, interrupt, log, announce, progress: send };
             work(&mut worker)
         };
         let thread = std::thread::Builder::new()
@@ -155,6 +201,8 @@ struct Worker<'a> {
     job: &'a Job<'a>,
     interrupt: &'a Interrupt,
     log: File,
+    /// Gets a word when it is sure that packages change.
+    announce: mpsc::Sender<()>,
     progress: mpsc::Sender<Said>,
 }
 
@@ -271,7 +319,7 @@ impl Worker<'_> {
     /// Runs apt-get. With a `room`, says in `full` whether that was too small for it.
     fn run_change(&mut self, merged: &Merged, room: Option<u64>, full: &mut bool) -> Result<()> {
         let verb = verb(self.job.change);
-        let progress = self.progress.clone();
+        let (progress, announce) = (self.progress.clone(), self.announce.clone());
         let said = self.follow_apt(spawn_apt(merged, &verb)?, &verb, &mut |line| {
             let too_large = |room| apt::to_get(line).is_some_and(|n| !room::fits(n, room));
             if room.is_some_and(too_large) {
@@ -279,7 +327,12 @@ impl Worker<'_> {
                 return Err(Error::failed("it needs more room than there is in memory"));
             }
             *full |= room.is_some() && line.contains("No space left on device");
-            let words = match apt::total(line) {
+            let total = apt::total(line);
+            if total.is_some_and(|n| n > 0) {
+                // Only the first word counts, and nobody hears another.
+                let _ = announce.send(());
+            }
+            let words = match total {
                 Some(0) | None => apt::step(line).map(Said::Part),
                 Some(1) => Some(Said::Phase("1 package changes".into())),
                 Some(n) => Some(Said::Phase(format!("{n} packages change"))),
@@ -422,12 +475,12 @@ fn ended_well(status: unshare::ExitStatus) -> Result<()> {
 fn finish(
     job: &Job<'_>,
     done: Done,
+    ahead: Ahead,
     interrupt: &Interrupt,
     confirm: &mut dyn FnMut(&[PackageChange]) -> bool,
     progress: &mut dyn FnMut(Said),
 ) -> Result<Outcome> {
-    let (lower, upper) = (job.from.join("tree"), done.layer.path);
-    let old = next::manifest_of(job.from)?;
+    let (lower, upper, old) = (job.from.join("tree"), done.layer.path, ahead.old);
     let layer = Changes::read(&lower, &upper, &old)?;
     if layer.is_empty() {
         return Ok(Outcome::Nothing);
@@ -439,13 +492,10 @@ fn finish(
         return Ok(Outcome::Discarded);
     }
     progress(Said::Phase("writing the generation".into()));
-    let generation = job.staging.join("generation");
-    std::fs::create_dir(&generation)
-        .and_then(|()| std::fs::set_permissions(&generation, PermissionsExt::from_mode(0o755)))
-        .context(|| format!("cannot make {}", generation.display()))?;
-    let entries: Vec<manifest::Entry> =
-        next::materialise(&layer, &lower, &upper, &generation.join("tree"), &old)
-            .context(|| "cannot make the next generation")?;
+    let linked = ahead.linked.map_or_else(|| link(job, &old), Ok)?;
+    let entries: Vec<manifest::Entry> = next::materialise(linked, &layer, &lower, &upper, &old)
+        .context(|| "cannot make the next generation")?;
+    let generation = generation(job);
     journal::step("update.materialised");
     interrupt.check()?;
     diff::write(&generation, &changes)?;

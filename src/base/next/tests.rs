@@ -62,7 +62,8 @@ impl Trial {
         assert_eq!(staging.join("upper").exists(), self.room.is_none());
         let old = manifest_of(&self.dir.join("n")).unwrap();
         let changes = Changes::read(&lower, &layer.path, &old).unwrap();
-        let entries = materialise(&changes, &lower, &layer.path, &next, &old).unwrap();
+        let linked = link_all(&lower, &next, &old).unwrap();
+        let entries = materialise(linked, &changes, &lower, &layer.path, &old).unwrap();
         assert_eq!(entries, manifest::scan(&next).unwrap(), "the manifest is not the tree");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains("coloc-next-"), "something is mounted on the host");
