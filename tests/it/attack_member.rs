@@ -62,7 +62,7 @@ fn exec_request(name: &str, command: &[&str]) -> String {
 #[test]
 fn names_that_are_none_are_refused_by_the_client_and_by_the_broker() {
     let h = house();
-    let before = h.own.store.names_in("containers");
+    let before = h.own.store.containers();
     let long = "a".repeat(70);
     for name in [
         "",
@@ -106,7 +106,7 @@ fn names_that_are_none_are_refused_by_the_client_and_by_the_broker() {
             assert!([2, 5].contains(&out.code), "{name:?}: {} {}", out.code, out.stderr);
         }
     }
-    assert_eq!(h.own.store.names_in("containers"), before);
+    assert_eq!(h.own.store.containers(), before);
 }
 
 fn octal(text: &str) -> String {
