@@ -7,12 +7,17 @@
 //!   └ relays bytes, waits for the program         ends
 //! ```
 //!
+//! Just before it executes anything the program's process says so to us, on the socket by which the
+//! helper did. Until then all that is done is coloc's, and may take no longer than a limit, whatever
+//! file systems root inside has put in the way: a directory to begin in is one.
+//!
 //! The program is our own child, so its end is known exactly. No descriptor of ours is in it:
 //! its terminal is the container's own, its pipes belong to its user. From the first instruction
 //! in the container's namespaces the helper cannot be traced.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::Mode;
@@ -68,8 +73,8 @@ const NOT_FOUND: i32 = 127;
 /// Exit code for a failure of coloc's own.
 pub const OWN_FAILURE: i32 = 125;
 
-/// For how long the helper may take. Root inside can freeze the cgroup that it is born in.
-const HELPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+/// For how long it may take to come to the program. Root inside can freeze the cgroup that it is born in.
+const HELPER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs `program` in the container of `state`, whose init `init` refers to, with a pty if `near`
 /// is on a terminal, or with pipes; relays until it ends. `first` is shown before what it says.
@@ -119,11 +124,8 @@ fn start(
     })
     .context(|| "cannot enter its cgroup")?;
     drop((theirs, far.take(), v1.take()));
-    if !relay::readable_within(&ours, HELPER_LIMIT) {
-        relay::end(&helper.pidfd);
-        return Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
-            .hint("coloc stop --timeout 0 ends it whatever it does"));
-    }
+    let until = Instant::now() + HELPER_LIMIT;
+    wait_for_word(&ours, until, &helper.pidfd)?;
     let (bytes, fds) = fdpass::receive(&ours)?;
     process::wait(helper.pidfd.as_fd())?;
     let mut fds = fds.into_iter();
@@ -131,6 +133,8 @@ fn start(
         let error = serde_json::from_slice(&bytes);
         return Err(error.unwrap_or_else(|_| Error::failed("the container ended meanwhile")));
     };
+    // Or for its end: what kept it from the program it has said itself.
+    wait_for_word(&ours, until, &pidfd)?;
     let line = match near {
         Some(near) => Line::Pipes(near),
         None => Line::Pty(
@@ -138,6 +142,17 @@ fn start(
         ),
     };
     Ok((line, pidfd, fds.next()))
+}
+
+/// Waits until whoever is at the other end of `socket` has said something, or has gone; ends `who` if
+/// that takes too long.
+fn wait_for_word(socket: &OwnedFd, until: Instant, who: &OwnedFd) -> Result<()> {
+    if relay::readable_within(socket, until.saturating_duration_since(Instant::now())) {
+        return Ok(());
+    }
+    relay::end(who);
+    Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
+        .hint("coloc stop --timeout 0 ends it whatever it does"))
 }
 
 /// Nobody is to see a process of ours inside whose executable could be written to.
@@ -208,7 +223,7 @@ fn help(
     }
     let has_pty = pty.is_some();
     let child = clone::spawn(clone::PARENT, None, || {
-        become_program(program, &args, &env, streams, has_pty, &proc)
+        become_program(program, &args, &env, streams, has_pty, &proc, socket)
     })?;
     let mut fds = vec![child.pidfd.as_fd()];
     fds.extend(pty.as_ref().map(|p| p.master.as_fd()));
@@ -233,6 +248,7 @@ fn become_program(
     streams: [BorrowedFd<'_>; 3],
     has_pty: bool,
     proc: &OwnedFd,
+    socket: &OwnedFd,
 ) -> i32 {
     let prepared = (|| -> Result<()> {
         // The kernel lets a process open no other's.
@@ -244,7 +260,8 @@ fn become_program(
             rustix::process::setsid().named(|| "setsid".into())?;
             tty::take_stdio(streams)?;
         }
-        process::close_others(door.as_ref().map(|d| d.as_fd()))?;
+        let kept = door.iter().map(|d| d.as_fd()).chain([socket.as_fd()]);
+        process::close_others(&kept.collect::<Vec<_>>())?;
         process::default_signals()?;
         bound(&program.bounds.capabilities)?;
         // While it still has the power to do so without giving up set-user-ID programs.
@@ -257,6 +274,9 @@ fn become_program(
         if let (Some((_, label)), Some(door)) = (&program.label, door) {
             door.enter(label).context(|| format!("the kernel refuses the label {label}"))?;
         }
+        // Written, as a message is a call that a filter may refuse. If nobody is there any more, nothing
+        // is to run either: SIGPIPE sees to that.
+        rustix::io::write(socket, b"x").named(|| "write".into())?;
         Ok(())
     })();
     if let Err(e) = prepared {
