@@ -66,6 +66,8 @@ pub struct Program {
     pub agent: bool,
 }
 
+/// What the program's process says before it executes the program.
+const READY: &[u8] = b"ready";
 /// Exit code for a program that is there and cannot be run.
 const CANNOT_RUN: i32 = 126;
 /// Exit code for a program that is not there.
@@ -124,17 +126,12 @@ fn start(
     })
     .context(|| "cannot enter its cgroup")?;
     drop((theirs, far.take(), v1.take()));
-    let until = Instant::now() + HELPER_LIMIT;
-    wait_for_word(&ours, until, &helper.pidfd)?;
-    let (bytes, fds) = fdpass::receive(&ours)?;
+    let met = meet(&ours, &helper.pidfd)?;
     process::wait(helper.pidfd.as_fd())?;
-    let mut fds = fds.into_iter();
+    let mut fds = met.into_iter();
     let Some(pidfd) = fds.next() else {
-        let error = serde_json::from_slice(&bytes);
-        return Err(error.unwrap_or_else(|_| Error::failed("the container ended meanwhile")));
+        return Err(Error::failed("the container ended meanwhile"));
     };
-    // Or for its end: what kept it from the program it has said itself.
-    wait_for_word(&ours, until, &pidfd)?;
     let line = match near {
         Some(near) => Line::Pipes(near),
         None => Line::Pty(
@@ -144,15 +141,32 @@ fn start(
     Ok((line, pidfd, fds.next()))
 }
 
-/// Waits until whoever is at the other end of `socket` has said something, or has gone; ends `who` if
-/// that takes too long.
-fn wait_for_word(socket: &OwnedFd, until: Instant, who: &OwnedFd) -> Result<()> {
-    if relay::readable_within(socket, until.saturating_duration_since(Instant::now())) {
-        return Ok(());
+/// Waits until the program's process has come to its program, or has ended and said itself why, and gives
+/// what the helper handed over: first the pidfd of that process. None if there is nobody any more.
+///
+/// The two say so each by itself, in any order.
+fn meet(socket: &OwnedFd, helper: &OwnedFd) -> Result<Vec<OwnedFd>> {
+    let until = Instant::now() + HELPER_LIMIT;
+    let (mut ready, mut handed) = (false, Vec::new());
+    while !ready || handed.is_empty() {
+        if !relay::readable_within(socket, until.saturating_duration_since(Instant::now())) {
+            relay::end(handed.first().unwrap_or(helper));
+            return Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
+                .hint("coloc stop --timeout 0 ends it whatever it does"));
+        }
+        let (bytes, fds) = fdpass::receive(socket)?;
+        match bytes.as_slice() {
+            [] if fds.is_empty() => break,
+            READY if fds.is_empty() => ready = true,
+            _ if !fds.is_empty() => handed = fds,
+            error => {
+                let error = serde_json::from_slice(error);
+                process::wait(helper.as_fd())?;
+                return Err(error.unwrap_or_else(|_| Error::failed("its helper said nonsense")));
+            }
+        }
     }
-    relay::end(who);
-    Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
-        .hint("coloc stop --timeout 0 ends it whatever it does"))
+    Ok(handed)
 }
 
 /// Nobody is to see a process of ours inside whose executable could be written to.
@@ -276,7 +290,7 @@ fn become_program(
         }
         // Written, as a message is a call that a filter may refuse. If nobody is there any more, nothing
         // is to run either: SIGPIPE sees to that.
-        rustix::io::write(socket, b"x").named(|| "write".into())?;
+        rustix::io::write(socket, READY).named(|| "write".into())?;
         Ok(())
     })();
     if let Err(e) = prepared {

@@ -391,10 +391,11 @@ impl Silent {
         self.c.ok("start", &[]);
         let _ = std::fs::remove_file(self.c.private("srv/asked"));
         let out = self.c.root_sh(&format!(
-            // Not by the link /usr/local, which leads by way of what is mounted on the root.
-            "PATH=/usr/bin; cd /srv; \
-             perl silent.pl {} {at} >said 2>&1 & \
-             until grep -qs ' {at} .* - fuse ' /proc/$!/mountinfo; do kill -0 $! || exit 1; done",
+            // Not by the link /usr/local, which leads by way of what is mounted on the root; and from then on
+            // no other program, which might wait for it too.
+            "PATH=/usr/bin; cd /srv; perl silent.pl {} {at} >said 2>&1 & while kill -0 $!; do \
+             while read -r line; do case $line in *' {at} '*' - fuse '*) exit 0;; esac; \
+             done </proc/$!/mountinfo; done; exit 1",
             self.device
         ));
         out.ok();

@@ -313,8 +313,11 @@ fn a_setuid_file_made_inside_is_of_nobody_outside_and_out_of_reach() {
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (start, start, 0o6755));
     // Nobody walks in.
     h.served.sh(&file.display().to_string()).fails(126);
-    // And whoever had a descriptor of it would be an id that is nobody's.
+    // And whoever does stays who they are; without the mount they would be an id that is nobody's.
     let out = sh(&format!("{} -u", file.display())).ok();
+    assert_eq!(out.trim(), "0");
+    let bare = format!("umount {} && {} -u", c.store.state("containers").display(), file.display());
+    let out = sh(&format!("unshare -m sh -c '{bare}'")).ok();
     assert_eq!(out.trim(), start.to_string());
 }
 
