@@ -41,6 +41,7 @@ impl Engine {
             self.file_system(),
             self.ids(),
             self.state_is_roots(),
+            self.check_trees(),
             shared_limits(),
             security_module(),
             mirror(),

@@ -92,6 +92,7 @@ impl Engine {
             // Undo at once what recovery would undo later; what cannot be undone now is its.
             let undone = volume::remove_container(&work.staging(&self.layout))
                 .and_then(|()| self.release_unless_there(name));
+            self.let_trees_go();
             if undone.is_ok() {
                 let _ = work.end(&self.layout);
             }
@@ -108,6 +109,8 @@ impl Engine {
         tree: &Path,
         accounts: &mut Accounts,
     ) -> Result<()> {
+        let _trees = self.hold_trees()?;
+        journal::step("create.mounted");
         // A leftover of this name was recovered before; its claim with it.
         volume::remove_container(staging)?;
         let ranges = self.settings(record)?.id_ranges;

@@ -36,6 +36,7 @@ impl Engine {
         self.clean_up(name);
         let work = Work::Delete { name: name.clone(), ids: range };
         work.begin(&self.layout)?;
+        let trees = self.hold_trees()?;
         let gone = work.staging(&self.layout);
         volume::remove_container(&gone)?;
         journal::step("delete.begun");
@@ -45,11 +46,14 @@ impl Engine {
         journal::step("delete.moved");
         volume::remove_container(&gone)?;
         journal::step("delete.removed");
+        drop(trees);
         ids::release_all(&self.layout, name)?;
         let label = label::name(&self.layout.id(), name.as_str());
         label::forget(&self.labels(name), &label);
         let _ = std::fs::remove_dir(self.layout.run_of(name));
         unit::forget(&self.layout, name);
+        self.let_trees_go();
+        journal::step("delete.unmounted");
         work.end(&self.layout)
     }
 

@@ -28,6 +28,7 @@ pub mod stale;
 pub mod start;
 pub mod stop;
 pub mod supervise;
+mod trees;
 pub mod unit;
 pub mod update;
 
@@ -67,7 +68,7 @@ impl Engine {
     pub fn open_for(layout: Layout, member: Member, change: bool) -> Result<Self> {
         let engine = Self::open(layout, "act for members")?;
         if change {
-            engine.recover();
+            engine.begin_change();
         }
         Ok(Self { caller: Caller::Member(member), ..engine })
     }
@@ -91,8 +92,16 @@ impl Engine {
     /// Opens the store to change it: what an interrupted command left is finished or undone.
     pub fn open_to_change(layout: Layout, what: &str) -> Result<Self> {
         let engine = Self::open(layout, what)?;
-        engine.recover();
+        engine.begin_change();
         Ok(engine)
+    }
+
+    /// What comes before a change of anything. Where it cannot be done it stands in nobody's way.
+    fn begin_change(&self) {
+        if let Err(e) = self.shield_trees() {
+            eprintln!("coloc: {e}");
+        }
+        self.recover();
     }
 
     /// The base that a command without `--base` means.

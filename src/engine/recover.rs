@@ -45,7 +45,10 @@ impl Engine {
         }
         volume::remove_container(&work.staging(&self.layout))?;
         if let Work::Create { name } | Work::Delete { name, .. } = work {
+            // Where earlier versions had it: its ids are given back only when that has gone too.
+            volume::remove_container(&self.layout.staging().join(work.id()))?;
             self.release_unless_there(name)?;
+            self.let_trees_go();
         }
         work.end(&self.layout)
     }

@@ -149,6 +149,8 @@ impl Engine {
         self.refuse_orphans(name)?;
         self.clean_up(name);
         let record = Record::load(&self.layout, name)?;
+        // systemd starts at boot what no other command came before.
+        self.shield_trees()?;
         let mut network = self.admit(&record).inspect_err(|_| self.off_network(name))?;
         let member = network.as_ref().map(|admitted| admitted.member.clone());
         // What loads the rules is in the cgroup of this process. If that is a unit of systemd's, it

@@ -34,7 +34,7 @@ pub fn show(layout: &Layout, name: &Name, root: u32) -> Result<()> {
         std::fs::set_permissions(&dir, mode).context(context)?;
     }
     let copy = mount::clone_at(&inside)?;
-    mount::prepare(&copy, FLAGS, None)?;
+    mount::prepare(&copy, FLAGS, Attr::NONE, None)?;
     mount::attach(&copy, open_dir(&place)?)?;
     Ok(())
 }

@@ -7,12 +7,17 @@
 //!   └ relays bytes, waits for the program         ends
 //! ```
 //!
+//! Just before it executes anything the program's process says so to us, on the socket by which the
+//! helper did. Until then all that is done is coloc's, and may take no longer than a limit, whatever
+//! file systems root inside has put in the way: a directory to begin in is one.
+//!
 //! The program is our own child, so its end is known exactly. No descriptor of ours is in it:
 //! its terminal is the container's own, its pipes belong to its user. From the first instruction
 //! in the container's namespaces the helper cannot be traced.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::Mode;
@@ -61,6 +66,8 @@ pub struct Program {
     pub agent: bool,
 }
 
+/// What the program's process says before it executes the program.
+const READY: &[u8] = b"ready";
 /// Exit code for a program that is there and cannot be run.
 const CANNOT_RUN: i32 = 126;
 /// Exit code for a program that is not there.
@@ -68,8 +75,8 @@ const NOT_FOUND: i32 = 127;
 /// Exit code for a failure of coloc's own.
 pub const OWN_FAILURE: i32 = 125;
 
-/// For how long the helper may take. Root inside can freeze the cgroup that it is born in.
-const HELPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+/// For how long it may take to come to the program. Root inside can freeze the cgroup that it is born in.
+const HELPER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs `program` in the container of `state`, whose init `init` refers to, with a pty if `near`
 /// is on a terminal, or with pipes; relays until it ends. `first` is shown before what it says.
@@ -119,17 +126,11 @@ fn start(
     })
     .context(|| "cannot enter its cgroup")?;
     drop((theirs, far.take(), v1.take()));
-    if !relay::readable_within(&ours, HELPER_LIMIT) {
-        relay::end(&helper.pidfd);
-        return Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
-            .hint("coloc stop --timeout 0 ends it whatever it does"));
-    }
-    let (bytes, fds) = fdpass::receive(&ours)?;
+    let met = meet(&ours, &helper.pidfd)?;
     process::wait(helper.pidfd.as_fd())?;
-    let mut fds = fds.into_iter();
+    let mut fds = met.into_iter();
     let Some(pidfd) = fds.next() else {
-        let error = serde_json::from_slice(&bytes);
-        return Err(error.unwrap_or_else(|_| Error::failed("the container ended meanwhile")));
+        return Err(Error::failed("the container ended meanwhile"));
     };
     let line = match near {
         Some(near) => Line::Pipes(near),
@@ -138,6 +139,34 @@ fn start(
         ),
     };
     Ok((line, pidfd, fds.next()))
+}
+
+/// Waits until the program's process has come to its program, or has ended and said itself why, and gives
+/// what the helper handed over: first the pidfd of that process. None if there is nobody any more.
+///
+/// The two say so each by itself, in any order.
+fn meet(socket: &OwnedFd, helper: &OwnedFd) -> Result<Vec<OwnedFd>> {
+    let until = Instant::now() + HELPER_LIMIT;
+    let (mut ready, mut handed) = (false, Vec::new());
+    while !ready || handed.is_empty() {
+        if !relay::readable_within(socket, until.saturating_duration_since(Instant::now())) {
+            relay::end(handed.first().unwrap_or(helper));
+            return Err(Error::failed("its cgroup, or a mount in it, lets nothing in")
+                .hint("coloc stop --timeout 0 ends it whatever it does"));
+        }
+        let (bytes, fds) = fdpass::receive(socket)?;
+        match bytes.as_slice() {
+            [] if fds.is_empty() => break,
+            READY if fds.is_empty() => ready = true,
+            _ if !fds.is_empty() => handed = fds,
+            error => {
+                let error = serde_json::from_slice(error);
+                process::wait(helper.as_fd())?;
+                return Err(error.unwrap_or_else(|_| Error::failed("its helper said nonsense")));
+            }
+        }
+    }
+    Ok(handed)
 }
 
 /// Nobody is to see a process of ours inside whose executable could be written to.
@@ -208,7 +237,7 @@ fn help(
     }
     let has_pty = pty.is_some();
     let child = clone::spawn(clone::PARENT, None, || {
-        become_program(program, &args, &env, streams, has_pty, &proc)
+        become_program(program, &args, &env, streams, has_pty, &proc, socket)
     })?;
     let mut fds = vec![child.pidfd.as_fd()];
     fds.extend(pty.as_ref().map(|p| p.master.as_fd()));
@@ -233,6 +262,7 @@ fn become_program(
     streams: [BorrowedFd<'_>; 3],
     has_pty: bool,
     proc: &OwnedFd,
+    socket: &OwnedFd,
 ) -> i32 {
     let prepared = (|| -> Result<()> {
         // The kernel lets a process open no other's.
@@ -244,7 +274,8 @@ fn become_program(
             rustix::process::setsid().named(|| "setsid".into())?;
             tty::take_stdio(streams)?;
         }
-        process::close_others(door.as_ref().map(|d| d.as_fd()))?;
+        let kept = door.iter().map(|d| d.as_fd()).chain([socket.as_fd()]);
+        process::close_others(&kept.collect::<Vec<_>>())?;
         process::default_signals()?;
         bound(&program.bounds.capabilities)?;
         // While it still has the power to do so without giving up set-user-ID programs.
@@ -257,6 +288,9 @@ fn become_program(
         if let (Some((_, label)), Some(door)) = (&program.label, door) {
             door.enter(label).context(|| format!("the kernel refuses the label {label}"))?;
         }
+        // Written, as a message is a call that a filter may refuse. If nobody is there any more, nothing
+        // is to run either: SIGPIPE sees to that.
+        rustix::io::write(socket, READY).named(|| "write".into())?;
         Ok(())
     })();
     if let Err(e) = prepared {

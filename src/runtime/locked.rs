@@ -22,8 +22,24 @@ pub const USR: Attr = Attr::RDONLY.with(Attr::NODEV);
 /// A detached copy of the mount at the directory `source` with the flags `attr`, and for `idmap`
 /// with the ids of that user namespace. Its flags are not locked yet.
 pub(super) fn copy(source: OwnedFd, attr: Attr, idmap: Option<&OwnedFd>) -> Result<OwnedFd> {
+    changed(source, attr, Attr::NONE, idmap)
+}
+
+/// The same of a container's `/` or its `/usr`, in which sudo works whatever the host's mount says:
+/// set-user-ID programs gain nothing there but ids of the container's own.
+pub(super) fn copy_of_own(source: OwnedFd, attr: Attr, idmap: Option<&OwnedFd>) -> Result<OwnedFd> {
+    changed(source, attr, Attr::NOSUID, idmap)
+}
+
+fn changed(source: OwnedFd, attr: Attr, clear: Attr, idmap: Option<&OwnedFd>) -> Result<OwnedFd> {
     let copy = mount::clone_at(source)?;
-    mount::prepare(&copy, attr, idmap.map(|fd| fd.as_fd())).map_err(|e| match e.errno() {
+    let idmap_fd = || idmap.map(|fd| fd.as_fd());
+    let mut prepared = mount::prepare(&copy, attr, clear, idmap_fd());
+    // A host that is a container may have the flag locked by its own host: then it stays.
+    if clear != Attr::NONE && prepared.as_ref().is_err_and(|e| e.errno() == libc::EPERM) {
+        prepared = mount::prepare(&copy, attr, Attr::NONE, idmap_fd());
+    }
+    prepared.map_err(|e| match e.errno() {
         libc::EINVAL if idmap.is_some() => {
             Error::from(e).hint("its file system takes no id mapping: ext4, xfs, btrfs do")
         }

@@ -158,6 +158,10 @@ pub(super) fn bind(handed: &Handed, userns: &OwnedFd) -> Result<OwnedFd> {
     let directory = open_source(source, target, *ids)
         .map_err(|e| e.context(format!("cannot mount {}", source.display())))?;
     let copy = match ids {
+        _ if is_own(target) => {
+            let idmap = (*ids == Ids::Container).then_some(userns);
+            locked::copy_of_own(directory, *attr, idmap)
+        }
         Ids::Same => locked::copy(directory, *attr, None),
         Ids::Container => locked::copy(directory, *attr, Some(userns)),
         Ids::Person { uid, gid } => {
@@ -182,11 +186,16 @@ pub fn source(path: &Path) -> Result<OwnedFd> {
     })
 }
 
+/// Whether what is mounted at `target` is the container's tree or its `/usr`.
+fn is_own(target: &Path) -> bool {
+    [Path::new("/"), Path::new("/usr")].contains(&target)
+}
+
 /// The directory that a bind mount is made of. All but the container's tree and its `/usr`, which
 /// are coloc's own, may lie where members can move things: it is looked up without links. What a
 /// person sees at its own path is their home, and has to be theirs.
 fn open_source(source: &Path, target: &Path, ids: Ids) -> Result<OwnedFd> {
-    if [Path::new("/"), Path::new("/usr")].contains(&target) {
+    if is_own(target) {
         return Ok(open_dir(source)?);
     }
     let found = self::source(source)?;
@@ -222,7 +231,7 @@ pub(super) fn device(path: &Path, (major, minor): (u32, u32), block: bool) -> Re
         .hint("put the device node right (a reboot does), and start again"));
     }
     let copy = mount::clone_at(&node)?;
-    mount::prepare(&copy, Attr::NOSUID.with(Attr::NOEXEC), None)?;
+    mount::prepare(&copy, Attr::NOSUID.with(Attr::NOEXEC), Attr::NONE, None)?;
     Ok(copy)
 }
 

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::near::{Event, Events, Near};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sys::process::{self, End};
 use crate::sys::{Named, tty};
 
@@ -28,6 +28,11 @@ const LAST_BYTES: usize = 1 << 20;
 const CHUNK: usize = 4096;
 /// For how long a hung-up session may take to end before the caller leaves it.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often a program that was asked to end is looked at, and how many times it must be deaf.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 2;
+/// Ctrl-C and Ctrl-\, as a terminal sends them.
+const KEYS: [u8; 2] = [0x03, 0x1c];
 
 /// One direction: what was read and is not written yet is all it holds. It owns its ends, so
 /// that the program sees the end of its input the moment that ours is over.
@@ -69,6 +74,11 @@ impl Flow {
                 _ => self.end(),
             }
         }
+    }
+
+    /// Whether what was read last has a key that asks the program to end.
+    fn asks_to_end(&self) -> bool {
+        self.pending.iter().any(|byte| KEYS.contains(byte))
     }
 
     /// Whether there is nothing more to come of it.
@@ -142,7 +152,7 @@ fn run_pty(
     let copy = master.try_clone()?;
     let mut flows = [Flow::new(input, copy.try_clone()?), Flow::new(copy, output)];
     flows[1].pending.extend_from_slice(first);
-    let hung_up = turn(&mut flows, pidfd, &mut events, &mut |event| match event {
+    let over = turn(&mut flows, pidfd, &mut events, true, &mut |event| match event {
         Event::Size(size) => {
             let _ = tty::set_size(&master, size);
             false
@@ -151,16 +161,17 @@ fn run_pty(
         Event::Gone | Event::Signal(libc::SIGHUP | libc::SIGTERM) => true,
         Event::Signal(_) => false,
     });
-    if !hung_up {
+    if over == Over::Ended {
         flows[1].finish(&mut events);
     }
     drop(events);
     // With the master goes the terminal inside: its session gets SIGHUP.
     drop((flows, master));
-    if hung_up {
-        return hang_up(pidfd);
+    match over {
+        Over::Ended => Ok(process::wait(pidfd.as_fd())?),
+        Over::HungUp => hang_up(pidfd),
+        Over::Deaf => Err(leave(pidfd)),
     }
-    Ok(process::wait(pidfd.as_fd())?)
 }
 
 fn run_pipes(
@@ -176,17 +187,21 @@ fn run_pipes(
         Flow::new(from_errors, errors),
     ];
     // Without a terminal of its own the program gets what we are sent.
-    let hung_up = turn(&mut flows, pidfd, &mut events, &mut |event| {
+    let over = turn(&mut flows, pidfd, &mut events, false, &mut |event| {
         if let Event::Signal(signal) = event {
             let _ = process::signal(pidfd, signal);
         }
         event == Event::Gone
     });
-    if hung_up {
-        flows[0].end();
-        // Its output stays open for as long: whoever takes the signal in an orderly way may
-        // have something to say, and is not to die of SIGPIPE for it.
-        return hang_up(pidfd);
+    match over {
+        Over::Ended => {}
+        Over::HungUp => {
+            flows[0].end();
+            // Its output stays open for as long: whoever takes the signal in an orderly way may
+            // have something to say, and is not to die of SIGPIPE for it.
+            return hang_up(pidfd);
+        }
+        Over::Deaf => return Err(leave(pidfd)),
     }
     flows[1].finish(&mut events);
     flows[2].finish(&mut events);
@@ -200,13 +215,70 @@ fn hang_up(pidfd: &OwnedFd) -> Result<End> {
     Ok(end_within(pidfd, GRACE)?.unwrap_or(End::Signal(libc::SIGHUP)))
 }
 
-/// Turns until the program ends (false), or `on_event` says to leave (true).
+/// Leaves a program behind that was asked to end and takes no signal. Before it is one, it is only a
+/// process of ours, and will never be.
+fn leave(pidfd: &OwnedFd) -> Error {
+    let last = if process::has_not_executed(pidfd) { libc::SIGKILL } else { libc::SIGHUP };
+    let _ = process::signal(pidfd, last);
+    let _ = process::signal_group(pidfd, last);
+    Error::failed("it takes no signal, and was left behind").hint(
+        "it is frozen, or a file system inside does not answer; coloc stop --timeout 0 ends all",
+    )
+}
+
+/// Why [`turn`] is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The program has ended.
+    Ended,
+    /// Nobody is at this end any more.
+    HungUp,
+    /// The caller wants it to end, and it does not hear that.
+    Deaf,
+}
+
+/// Whether the program hears that it is to end.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When it is to be looked at.
+    next: Option<Instant>,
+    /// How many times it was deaf.
+    deaf: u32,
+}
+
+impl Asked {
+    fn ask(&mut self) {
+        self.next = self.next.or_else(|| Some(Instant::now() + LOOK));
+    }
+
+    /// For how long nobody has to look; None for ever.
+    fn rest(&self) -> Option<Timespec> {
+        let left = self.next?.saturating_duration_since(Instant::now());
+        Some(Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ })
+    }
+
+    /// Looks, if it is time; whether the program was deaf long enough.
+    fn look(&mut self, pidfd: &OwnedFd) -> bool {
+        if self.next.is_none_or(|next| next > Instant::now()) {
+            return false;
+        }
+        let deaf = process::has_not_executed(pidfd) || process::is_deaf(pidfd);
+        self.deaf = if deaf { self.deaf + 1 } else { 0 };
+        self.next = deaf.then(|| Instant::now() + LOOK);
+        self.deaf >= LOOKS
+    }
+}
+
+/// Turns until the program ends, or `on_event` says to leave, or the program does not hear that it
+/// is to end: by a signal that is passed on, or with `keys` by a key.
 fn turn(
     flows: &mut [Flow],
     pidfd: &OwnedFd,
     events: &mut Events,
+    keys: bool,
     on_event: &mut dyn FnMut(Event) -> bool,
-) -> bool {
+) -> Over {
+    let mut asked = Asked::default();
     loop {
         let mut fds = vec![
             PollFd::new(pidfd, PollFlags::IN),
@@ -219,20 +291,31 @@ fn turn(
                 which.push(n);
             }
         }
-        let _ = poll(&mut fds, None);
+        let _ = poll(&mut fds, asked.rest().as_ref());
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         for (n, ready) in which.iter().zip(&ready[2..]) {
             if *ready {
                 flows[*n].advance();
+                if keys && *n == 0 && flows[0].asks_to_end() {
+                    asked.ask();
+                }
             }
         }
         // One a turn: a flood of them does not hold the bytes up.
-        if ready[1] && events.take().is_some_and(&mut *on_event) {
-            return true;
+        if let Some(event) = ready[1].then(|| events.take()).flatten() {
+            if on_event(event) {
+                return Over::HungUp;
+            }
+            if !keys && matches!(event, Event::Signal(_)) {
+                asked.ask();
+            }
         }
         if ready[0] {
-            return false;
+            return Over::Ended;
+        }
+        if asked.look(pidfd) {
+            return Over::Deaf;
         }
     }
 }

@@ -157,7 +157,7 @@ fn prepare(swap: &Swap<'_>) -> Result<OwnedFd> {
     if swap.state.init.open().is_none() {
         return Err(Error::new(Kind::State, "the container ended meanwhile"));
     }
-    let copy = locked::copy(open_dir(swap.new)?, USR, Some(&userns))?;
+    let copy = locked::copy_of_own(open_dir(swap.new)?, USR, Some(&userns))?;
     let locked = locked::lock(&[(copy, USR)], &userns, swap.run)?;
     locked.into_iter().next().ok_or_else(|| Error::failed("the new mount is missing"))
 }

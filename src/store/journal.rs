@@ -89,7 +89,11 @@ impl Work {
 
     /// The directory that the work may use, and recovery removes.
     pub fn staging(&self, layout: &Layout) -> PathBuf {
-        layout.staging().join(self.id())
+        match self {
+            Work::Create { .. } | Work::Delete { .. } => layout.container_staging(),
+            _ => layout.staging(),
+        }
+        .join(self.id())
     }
 
     fn path(&self, layout: &Layout) -> PathBuf {

@@ -80,6 +80,12 @@ impl Layout {
         self.state().join("containers")
     }
 
+    /// Containers that are being made or taken apart. No container has this name, and it lies where
+    /// they do, as [`containers`](Self::containers) is a mount: nothing is renamed into another one.
+    pub fn container_staging(&self) -> PathBuf {
+        self.containers().join(".staging")
+    }
+
     /// One container.
     pub fn container(&self, name: &Name) -> PathBuf {
         self.containers().join(name.as_str())
@@ -133,7 +139,7 @@ impl Layout {
         self.state().join("journal")
     }
 
-    /// Trees that are being made or taken apart.
+    /// Bases' trees that are being made or taken apart.
     pub fn staging(&self) -> PathBuf {
         self.state().join("staging")
     }

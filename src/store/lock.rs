@@ -19,6 +19,9 @@ pub enum Subject {
     Container(Name),
     /// One base: its generations. Shared by whoever makes a container over it.
     Base(Name),
+    /// The mount over all private trees. Shared by whoever puts a container in its place or takes one
+    /// out of it, alone for the moment in which it is made or goes.
+    Trees,
     /// What is on the network: files, rules, the bridge.
     Network,
     /// The ledger of id ranges.
@@ -37,6 +40,7 @@ impl Subject {
             Subject::Transaction(name) => format!("transaction.{name}"),
             Subject::Container(name) => format!("container.{name}"),
             Subject::Base(name) => format!("base.{name}"),
+            Subject::Trees => "trees".into(),
             Subject::Network => "network".into(),
             Subject::Ids => "ids".into(),
             Subject::Ports => "ports".into(),
@@ -50,6 +54,7 @@ impl Subject {
             Subject::Transaction(name) => format!("the update of base {name}"),
             Subject::Container(name) => format!("container {name}"),
             Subject::Base(name) => format!("base {name}"),
+            Subject::Trees => "the private trees".into(),
             Subject::Network => "the network".into(),
             Subject::Ids => "the id ranges".into(),
             Subject::Ports => "the host's ports".into(),

@@ -122,10 +122,14 @@ impl Record {
     }
 }
 
+/// The names of all containers.
+pub fn names(layout: &Layout) -> Result<Vec<Name>> {
+    names_in(&layout.containers(), "container")
+}
+
 /// Every container by name, with its record or why that cannot be read.
 pub fn all(layout: &Layout) -> Result<Vec<(Name, Result<Record>)>> {
-    let names = names_in(&layout.containers(), "container")?;
-    Ok(names.into_iter().map(|n| (n.clone(), Record::load(layout, &n))).collect())
+    Ok(names(layout)?.into_iter().map(|n| (n.clone(), Record::load(layout, &n))).collect())
 }
 
 /// The record of a base, `base.json`.

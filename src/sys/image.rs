@@ -80,7 +80,7 @@ fn seal_here() -> Result<Option<(OwnedFd, PathBuf)>> {
         return Ok(None);
     }
     let copy = mount::clone_at(&own)?;
-    mount::prepare(&copy, Attr::RDONLY.with(Attr::NOSUID).with(Attr::NODEV), None)?;
+    mount::prepare(&copy, Attr::RDONLY.with(Attr::NOSUID).with(Attr::NODEV), Attr::NONE, None)?;
     // While the link still leads there.
     let place = path()?;
     if clone::alone() && remap::onto(&copy).is_ok() && is_sealed()? {

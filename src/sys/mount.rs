@@ -93,13 +93,18 @@ pub fn clone_path(path: &str) -> Result<OwnedFd> {
         .named(|| format!("open_tree({path:?}, OPEN_TREE_CLONE)"))
 }
 
-/// Sets `set` on a mount, and on a detached mount also the id mapping of `userns`; the mount
-/// and what is under it get private propagation.
-pub fn prepare(mount: impl AsFd, set: Attr, userns: Option<BorrowedFd<'_>>) -> Result<()> {
+/// Sets `set` on a mount and takes `clear` away, and on a detached mount also sets the id mapping
+/// of `userns`; the mount and what is under it get private propagation. All or nothing.
+pub fn prepare(
+    mount: impl AsFd,
+    set: Attr,
+    clear: Attr,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let idmap = if userns.is_some() { Attr::IDMAP } else { 0 };
     let attr = MountAttr {
         attr_set: set.0 | idmap,
-        attr_clr: 0,
+        attr_clr: clear.0,
         propagation: libc::MS_PRIVATE,
         userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
@@ -153,6 +158,22 @@ pub fn unmount_idle(above: impl AsFd, name: &std::ffi::OsStr) -> Result<bool> {
         Err(rustix::io::Errno::BUSY) => Ok(false),
         Err(e) => Err(e).named(|| format!("umount2({name:?})")),
     }
+}
+
+/// Unmounts what is on top at `path`, a place where only root can put anything; false if something
+/// still uses it.
+pub fn unmount_path(path: &std::path::Path) -> Result<bool> {
+    match unmount(path, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::BUSY) => Ok(false),
+        Err(e) => Err(e).named(|| format!("umount2({path:?})")),
+    }
+}
+
+/// Detaches what is on top at `path`, likewise, from whoever still uses it.
+pub fn detach_top(path: &std::path::Path) -> Result<()> {
+    unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        .named(|| format!("umount2({path:?}, MNT_DETACH)"))
 }
 
 /// Detaches every mount that is on top of `path`, a place where only root can put anything.
@@ -222,6 +243,15 @@ pub struct MountOf {
 pub fn look(fd: impl AsFd) -> Result<MountOf> {
     let stat = rustix::fs::fstat(&fd).named(|| "fstat".into())?;
     let vfs = rustix::fs::fstatvfs(&fd).named(|| "fstatvfs".into())?;
+    Ok(MountOf { file: (stat.st_dev, stat.st_ino), attr: attr_of(&vfs) })
+}
+
+/// The flags of the mount that `path` leads to.
+pub fn attr_at(path: &std::path::Path) -> Result<Attr> {
+    Ok(attr_of(&rustix::fs::statvfs(path).named(|| format!("statvfs({path:?})"))?))
+}
+
+fn attr_of(vfs: &rustix::fs::StatVfs) -> Attr {
     use rustix::fs::StatVfsMountFlags as F;
     let mut attr = Attr::NONE;
     let flags = [(F::RDONLY, Attr::RDONLY), (F::NOSUID, Attr::NOSUID), (F::NODEV, Attr::NODEV)];
@@ -230,7 +260,7 @@ pub fn look(fd: impl AsFd) -> Result<MountOf> {
             attr = attr.with(flag);
         }
     }
-    Ok(MountOf { file: (stat.st_dev, stat.st_ino), attr })
+    attr
 }
 
 /// A file's identity, and the mount that it is seen on.

@@ -80,6 +80,27 @@ pub fn top<'a>(mounts: &'a [Mount], at: &Path) -> Option<&'a Mount> {
     here().find(|m| !here().any(|other| other.parent == m.id))
 }
 
+/// Whether what is on top at `at` is a bind mount of the very directory that it covers.
+pub fn covers_itself(mounts: &[Mount], at: &Path) -> bool {
+    let Some(top) = top(mounts, at) else { return false };
+    let below = mounts.iter().find(|m| m.id == top.parent);
+    below.is_some_and(|below| below.shows(at).as_ref() == Some(&top.origin))
+}
+
+impl Mount {
+    /// What it shows at `path`, with nothing mounted on it.
+    fn shows(&self, path: &Path) -> Option<Origin> {
+        let inner = path.strip_prefix(&self.at).ok()?;
+        // A join with nothing would end the path in a slash.
+        let root = if inner.as_os_str().is_empty() {
+            self.origin.root.clone()
+        } else {
+            self.origin.root.join(inner)
+        };
+        Some(Origin { device: self.origin.device, root })
+    }
+}
+
 /// Which directory of which file system `path` is, on the mounts of this process.
 pub fn origin(path: &Path) -> Result<Origin> {
     origin_by(&own()?, path)
@@ -92,7 +113,8 @@ pub fn origins(paths: &[PathBuf]) -> Result<Vec<Origin>> {
     Ok(paths.iter().filter_map(|path| origin_by(&mounts, path).ok()).collect())
 }
 
-fn own() -> Result<Vec<Mount>> {
+/// The mounts of this process.
+pub fn own() -> Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo").named(|| "read(mountinfo)".into())?))
 }
 
@@ -102,17 +124,7 @@ fn origin_by(mounts: &[Mount], path: &Path) -> Result<Origin> {
     let fd = super::path::open_dir(&path)?;
     let id = super::mount::stat(&fd)?.mount;
     let mount = mounts.iter().find(|m| m.id == id);
-    let found = mount.and_then(|m| {
-        let inner = path.strip_prefix(&m.at).ok()?;
-        // A join with nothing would end the path in a slash.
-        let root = if inner.as_os_str().is_empty() {
-            m.origin.root.clone()
-        } else {
-            m.origin.root.join(inner)
-        };
-        Some(Origin { device: m.origin.device, root })
-    });
-    found.ok_or_else(|| super::Error::new(call(), libc::ENOENT))
+    mount.and_then(|m| m.shows(&path)).ok_or_else(|| super::Error::new(call(), libc::ENOENT))
 }
 
 #[cfg(test)]
@@ -142,6 +154,21 @@ mod tests {
         assert_eq!(top(&mounts[3..], Path::new("/usr")).map(|m| m.id), Some(40));
         assert_eq!(top(&mounts[..3], Path::new("/usr")).map(|m| m.id), Some(31));
         assert!(top(&mounts, Path::new("/home")).is_none());
+    }
+
+    #[test]
+    fn a_directory_that_covers_itself_is_told_from_another_disk() {
+        let text = b"20 1 254:0 /sub / rw - ext4 /dev/vda rw\n\
+            21 20 254:0 /sub/c/x /c/x rw,nosuid - ext4 /dev/vda rw\n\
+            22 20 254:0 /sub/c/y /c/z rw,nosuid - ext4 /dev/vda rw\n\
+            23 20 254:1 / /disk rw,nosuid - ext4 /dev/vdb rw\n\
+            24 23 254:1 / /disk rw,nosuid - ext4 /dev/vdb rw";
+        let mounts = parse(text);
+        let covers = |mounts: &[Mount], at: &str| covers_itself(mounts, Path::new(at));
+        assert!(covers(&mounts, "/c/x") && covers(&mounts, "/disk"));
+        assert!(!covers(&mounts, "/c/z") && !covers(&mounts, "/c"));
+        assert!(!covers(&mounts[..4], "/disk"), "a disk of its own");
+        assert!(!covers(&mounts[1..], "/c/x"), "what it covers is not in sight");
     }
 
     #[test]

@@ -54,18 +54,57 @@ pub fn takes(pid: i32, signal: i32) -> bool {
     (set("SigCgt:") | set("SigBlk:")) & (1 << (signal - 1)) != 0
 }
 
+/// The signals that ask a program to end.
+const END: u64 = 1 << (libc::SIGHUP - 1)
+    | 1 << (libc::SIGINT - 1)
+    | 1 << (libc::SIGQUIT - 1)
+    | 1 << (libc::SIGKILL - 1)
+    | 1 << (libc::SIGTERM - 1);
+/// It was forked and has executed nothing yet, `PF_FORKNOEXEC` of the kernel's linux/sched.h.
+const NOT_EXECUTED: u64 = 0x40;
+
+/// Whether our child behind `pidfd`, which is not waited for yet, has not come to its program.
+pub fn has_not_executed(pidfd: impl AsFd) -> bool {
+    let stat = number(pidfd).and_then(|pid| {
+        let path = format!("/proc/{pid}/stat");
+        std::fs::read_to_string(&path).named(|| format!("read({path:?})"))
+    });
+    // proc_pid_stat(5): the command in parentheses can hold anything, so count from its end.
+    let flags = stat.ok().and_then(|text| {
+        let rest = text.rsplit_once(')')?.1;
+        rest.split_whitespace().nth(6)?.parse::<u64>().ok()
+    });
+    flags.is_some_and(|flags| flags & NOT_EXECUTED != 0)
+}
+
+/// Whether our child behind `pidfd`, which is not waited for yet, was asked to end by a signal and does
+/// not even take it: it waits for a file system, or is frozen or stopped.
+pub fn is_deaf(pidfd: impl AsFd) -> bool {
+    let Ok(pid) = number(pidfd) else { return false };
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let word =
+        |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim();
+    let set = |key: &str| u64::from_str_radix(word(key), 16).unwrap_or_default();
+    let pending = (set("SigPnd:") | set("ShdPnd:")) & !set("SigBlk:");
+    // One that runs has only had no time for it.
+    !word("State:").starts_with('R') && pending & END != 0
+}
+
 /// Sends a signal to the process group that our child behind `pidfd` leads. The child is not
 /// waited for yet, so its number is nobody else's.
 pub fn signal_group(pidfd: impl AsFd, signal: i32) -> Result<()> {
-    let info = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(&info).named(|| format!("read({info:?})"))?;
-    let pid = text.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
-    let Some(pid) = pid.filter(|p| *p > 1) else {
-        return Err(Error::new(format!("read({info:?})"), libc::ESRCH));
-    };
+    let pid = number(pidfd)?;
     // SAFETY: kill(2) takes no pointer.
     let r = unsafe { libc::kill(-pid, signal) };
     if r == 0 { Ok(()) } else { Err(Error::last(format!("kill(-{pid}, {signal})"))) }
+}
+
+/// The pid of the process that `pidfd` is for, as this process sees it.
+fn number(pidfd: impl AsFd) -> Result<i32> {
+    let info = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&info).named(|| format!("read({info:?})"))?;
+    let pid = text.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    pid.filter(|p| *p > 1).ok_or_else(|| Error::new(format!("read({info:?})"), libc::ESRCH))
 }
 
 /// Has this process killed when its parent, `parent`, ends, whatever ends that.
@@ -233,14 +272,17 @@ pub fn close_others_on_exec() -> Result<()> {
 
 /// Closes every descriptor above 2 but `kept`, now: what follows may be held up by a file system of a
 /// container's for as long as that likes.
-pub fn close_others(kept: Option<BorrowedFd<'_>>) -> Result<()> {
-    let Some(kept) = kept.map(|fd| fd.as_raw_fd() as u32).filter(|fd| *fd > 2) else {
-        return close_from(3);
-    };
-    if kept > 3 {
-        close_range(3, kept - 1, 0, "0")?;
+pub fn close_others(kept: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for kept in kept.into_iter().filter(|fd| *fd > 2) {
+        if kept > first {
+            close_range(first, kept - 1, 0, "0")?;
+        }
+        first = kept + 1;
     }
-    close_range(kept + 1, u32::MAX, 0, "0")
+    close_from(first)
 }
 
 /// Closes every descriptor from `first` on, now.

@@ -204,9 +204,10 @@ fn a_full_disk_leaves_no_base_and_no_container() {
          dd if=/dev/zero of={at}/fill bs=4k 2>/dev/null; \
          $c base create b2 --from {tree} && exit 96; \
          $c create x --init builtin --base b && exit 95; \
-         ls {at}/var/lib/coloc/staging {at}/var/lib/coloc/containers {at}/var/lib/coloc/bases >&2; \
+         ls -A {at}/var/lib/coloc/staging {at}/var/lib/coloc/containers {at}/var/lib/coloc/bases >&2; \
          rm {at}/fill; $c create y --init builtin --base b >&2 || exit 94; \
          ls {at}/var/lib/coloc/staging {at}/var/lib/coloc/journal {at}/var/lib/coloc/containers; \
+         ls {at}/var/lib/coloc/containers/.staging; \
          cat {at}/etc/coloc/coloc.json > {root}/config'"
     ));
     drop(turn);
@@ -229,7 +230,7 @@ fn bad_names_are_refused_and_leave_nothing() {
         assert_eq!(out.code, 2, "{name:?}: {}", out.stderr);
         assert!(out.stderr.lines().count() <= 8, "{}", out.stderr);
     }
-    assert!(store.names_in("containers").is_empty());
+    assert!(store.containers().is_empty());
     assert!(store.names_in("ids").is_empty());
     store.assert_whole();
 }
@@ -255,7 +256,7 @@ fn what_is_not_there_is_refused_with_3() {
     store.fails(2, &["create", "x", "--network", "token-ring"]);
     store.fails(2, &["start"]);
     store.assert_whole();
-    assert!(store.names_in("containers").is_empty());
+    assert!(store.containers().is_empty());
 }
 
 #[test]

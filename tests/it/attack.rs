@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::common::{Container, Store, host_user, mini_tree, sh, store, until};
+use crate::common::{Container, Store, host_user, mini_tree, run, sh, store, until};
 
 #[test]
 fn root_inside_cannot_write_to_the_base() {
@@ -364,34 +366,64 @@ while (sysread $f, my $question, 1 << 20) {
     my ($op, $unique) = ((unpack("LL", $question))[1], substr($question, 8, 8));
     if ($op == 26) { answer($unique, substr(pack("LLLLSSL", 7, 31, 65536, 0, 12, 9, 65536) . "\0" x 64, 0, 64)) }
     elsif ($op == 3) { answer($unique, pack("QLLQ6L10", 1, 0, 0, 1, (0) x 5, 0, 0, 0, 040755, 2, (0) x 4, 4096, 0)) }
-    else { open my $said, ">>", "/root/asked"; print $said "$op\n" }
+    else { open my $said, ">>", "/srv/asked"; print $said "$op\n" }
 }
 "#;
+
+/// A container whose root can have such a file system.
+struct Silent {
+    c: Container<'static>,
+    device: String,
+}
+
+impl Silent {
+    fn new(word: &str) -> Self {
+        let device = format!("/dev/coloc-it-{word}-{}", std::process::id());
+        sh(&format!("modprobe fuse; rm -f {device}; mknod -m 666 {device} c 10 229")).ok();
+        let devices = format!("devices={device}");
+        let c = Container::create(store(), word, &["--init", "builtin", "--set", &devices]);
+        std::fs::write(c.private("srv/silent.pl"), SILENT).unwrap();
+        Self { c, device }
+    }
+
+    /// Starts the container, and mounts one at `at`.
+    fn serve(&self, at: &str) {
+        self.c.ok("start", &[]);
+        let _ = std::fs::remove_file(self.c.private("srv/asked"));
+        let out = self.c.root_sh(&format!(
+            // Not by the link /usr/local, which leads by way of what is mounted on the root; and from then on
+            // no other program, which might wait for it too.
+            "PATH=/usr/bin; cd /srv; perl silent.pl {} {at} >said 2>&1 & while kill -0 $!; do \
+             while read -r line; do case $line in *' {at} '*' - fuse '*) exit 0;; esac; \
+             done </proc/$!/mountinfo; done; exit 1",
+            self.device
+        ));
+        out.ok();
+    }
+
+    /// Whether somebody asks it something.
+    fn asked(&self) -> bool {
+        std::fs::read_to_string(self.c.private("srv/asked")).is_ok_and(|t| !t.is_empty())
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.device);
+    }
+}
 
 /// A process that waits for such a file system cannot even be killed, before that one is.
 #[test]
 fn a_file_system_that_never_answers_holds_up_no_command() {
     let store = store();
-    let device = format!("/dev/coloc-it-fuse-{}", std::process::id());
-    sh(&format!("modprobe fuse; rm -f {device}; mknod -m 666 {device} c 10 229")).ok();
     let source = store.root.join("silent-source");
     std::fs::create_dir(&source).unwrap();
     let given = format!("mounts+={}:/mnt/x/y", source.display());
-    let devices = format!("devices={device}");
-    let c = Container::create(store, "silent", &["--init", "builtin", "--set", &devices]);
-    std::fs::write(c.private("root/silent.pl"), SILENT).unwrap();
-    let serve = |at: &str| {
-        c.ok("start", &[]);
-        let _ = std::fs::remove_file(c.private("root/asked"));
-        c.root_sh(&format!(
-            "perl /root/silent.pl {device} {at} >/root/said 2>&1 & \
-             until grep -qs ' {at} fuse ' /proc/mounts; do kill -0 $! || exit 1; done"
-        ))
-        .ok();
-    };
-    let asked = || std::fs::read_to_string(c.private("root/asked")).is_ok_and(|t| !t.is_empty());
+    let silent = Silent::new("silent");
+    let c = &silent.c;
 
-    serve("/mnt/x");
+    silent.serve("/mnt/x");
     let said = c.run("set", &[&given]).fails(1);
     assert!(said.contains("does not answer"), "{said}");
     for verb in ["status", "check", "stale"] {
@@ -402,17 +434,77 @@ fn a_file_system_that_never_answers_holds_up_no_command() {
     assert!(!c.store.ok(&["show", &c.name]).contains("/mnt/x/y"));
 
     // Of the one that is killed, too, nothing stands in the way.
-    serve("/mnt/x");
+    silent.serve("/mnt/x");
     let mut killed = c.store.command(&["set", &c.name, &given]);
     let mut killed = killed.stderr(std::process::Stdio::null()).spawn().unwrap();
-    until("the file system is asked", asked);
+    until("the file system is asked", || silent.asked());
     killed.kill().unwrap();
     killed.wait().unwrap();
     c.ok("stop", &["--timeout", "0"]);
     c.ok("start", &[]);
     assert_eq!(c.ok("exec", &["--", "echo", "in"]), "in\n");
     store.assert_whole();
-    sh(&format!("rm -f {device}")).ok();
+}
+
+/// Whoever comes in gives up by themselves, or by Ctrl-C: before there is a program, and when that
+/// waits for ever.
+#[test]
+fn a_file_system_that_never_answers_keeps_nobody_who_comes_in() {
+    let silent = Silent::new("mute");
+    let c = &silent.c;
+    let words = |args: &[&str]| {
+        let own = ["exec", c.name.as_str(), "--user", "root"];
+        c.store.command(&[&own, args].concat())
+    };
+    // Where it lies, and what waits for it: the helper, a directory to begin in, a file to execute, the
+    // program.
+    let cases = [
+        ("/", &["--", "/usr/bin/true"][..], true),
+        ("/root", &["--", "/usr/bin/true"], true),
+        ("/mnt/x", &["--cwd", "/", "--", "/mnt/x/program"], false),
+        ("/etc", &["--cwd", "/", "--", "/usr/bin/true"], false),
+    ];
+    for (at, args, own) in cases {
+        silent.serve(at);
+        // By itself, after a while.
+        if at == "/root" {
+            let said = run(words(args)).fails(125);
+            assert!(said.contains("lets nothing in"), "{at}: {said}");
+        }
+        // By a signal, without a terminal, once and for all.
+        for signal in ["INT", "TERM"] {
+            let mut program = words(args);
+            program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut program = program.spawn().unwrap();
+            // By the first: others wait for the same answer.
+            if !own {
+                until("it is asked", || silent.asked());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            sh(&format!("kill -{signal} {}", program.id())).ok();
+            until("it ends", || program.try_wait().unwrap().is_some());
+            let out = program.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&out.stderr);
+            match own {
+                true => assert!(out.status.code().is_none(), "{at} {signal}: {said}"),
+                false => {
+                    assert_eq!(out.status.code(), Some(125), "{at} {signal}: {said}");
+                    assert!(said.contains("takes no signal"), "{at} {signal}: {said}");
+                }
+            }
+        }
+        // By a key on a terminal.
+        let line = format!("{:?}", words(args)).replace('"', "");
+        let keys = format!(
+            "(sleep 2; printf '\\003'; sleep 5) | timeout 60 script -qec '{line}' /dev/null"
+        );
+        let out = sh(&keys);
+        // From the terminal itself, if there is no program yet.
+        assert!([125, 130].contains(&out.code), "{at}: {out:?}");
+        c.ok("stop", &["--timeout", "0"]);
+    }
+    c.ok("start", &[]);
+    assert_eq!(c.ok("exec", &["--", "echo", "in"]), "in\n");
 }
 
 /// Exchanges what is at each of `places` in `tree` with a link to `outside` that lies beside it, over

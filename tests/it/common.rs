@@ -259,6 +259,21 @@ impl Store {
         names
     }
 
+    /// Names of containers, and of whatever else lies among them but their staging.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let mut names = self.names_in("containers");
+        names.retain(|name| name != ".staging");
+        names
+    }
+
+    /// How many mounts of its own the directory of all containers is under, with the options of each.
+    pub(crate) fn shields(&self) -> Vec<String> {
+        let place = self.state("containers").display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let fields = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
+        fields.filter(|f| f[4] == place).map(|f| f[5].to_string()).collect()
+    }
+
     /// Names that hold an id range.
     pub(crate) fn claims(&self) -> Vec<String> {
         let slots = self.names_in("ids");
@@ -279,7 +294,12 @@ impl Store {
     pub(crate) fn assert_whole(&self) {
         assert_eq!(self.names_in("journal"), [""; 0], "journal");
         assert_eq!(self.names_in("staging"), [""; 0], "staging");
-        let containers = self.names_in("containers");
+        if self.state("containers/.staging").exists() {
+            assert_eq!(self.names_in("containers/.staging"), [""; 0], "staging of containers");
+        }
+        let containers = self.containers();
+        let shields = self.shields();
+        assert_eq!(shields.len(), usize::from(!containers.is_empty()), "{shields:?}");
         assert_eq!(self.claims(), containers, "each container has one id range");
         let rows = self.json(&["list", "--json"]);
         for row in rows.as_array().unwrap() {

@@ -16,7 +16,7 @@ fn create_killed_at(step: &str, is_made: bool) {
     store.ok(&["list"]);
     store.ok(&["create", "other", "--init", "builtin"]);
     store.assert_whole();
-    let there = store.names_in("containers").contains(&"victim".to_string());
+    let there = store.containers().contains(&"victim".to_string());
     assert_eq!(there, is_made, "{step}");
     if !is_made {
         store.ok(&["create", "victim", "--init", "builtin"]);
@@ -24,6 +24,11 @@ fn create_killed_at(step: &str, is_made: bool) {
     store.assert_whole();
     store.ok(&["start", "victim"]);
     store.ok(&["exec", "victim", "--", "true"]);
+}
+
+#[test]
+fn create_killed_when_the_trees_are_mounted() {
+    create_killed_at("create.mounted", false);
 }
 
 #[test]
@@ -53,7 +58,7 @@ fn delete_killed_at(step: &str, stays: bool) {
     store.ok(&["list"]);
     store.ok(&["create", "other", "--init", "builtin"]);
     store.assert_whole();
-    let there = store.names_in("containers").contains(&"victim".to_string());
+    let there = store.containers().contains(&"victim".to_string());
     assert_eq!(there, stays, "{step}");
     if stays {
         store.ok(&["start", "victim"]);
@@ -76,6 +81,57 @@ fn delete_killed_when_it_has_left_its_place() {
 #[test]
 fn delete_killed_when_the_tree_is_gone() {
     delete_killed_at("delete.removed", false);
+}
+
+#[test]
+fn delete_killed_when_the_mount_is_gone() {
+    delete_killed_at("delete.unmounted", false);
+}
+
+/// Whatever comes next takes the mount away again, and what is there is an ordinary directory.
+#[test]
+fn the_mount_over_no_container_does_not_stay() {
+    let store = Store::mini("no-shield", 4);
+    let ends = ["create.mounted", "create.built", "delete.moved", "delete.removed"];
+    for step in ends {
+        if step.starts_with("delete") {
+            store.ok(&["create", "victim", "--init", "builtin"]);
+            kill_at(&store, step, &["delete", "victim", "--yes"]);
+        } else {
+            kill_at(&store, step, &["create", "victim", "--init", "builtin"]);
+        }
+        assert_eq!(store.shields().len(), 1, "{step}");
+        store.fails(3, &["start", "victim"]);
+        store.assert_whole();
+        assert_eq!(store.names_in("containers"), [""; 0], "{step}");
+    }
+    std::fs::remove_dir(store.state("containers")).unwrap();
+}
+
+/// What earlier versions had in the other staging directory goes all the same, before its ids do.
+#[test]
+fn what_an_earlier_version_left_is_taken_apart() {
+    let store = Store::mini("earlier", 4);
+    for (work, verb) in [("create", "create.built"), ("delete", "delete.moved")] {
+        if work == "delete" {
+            store.ok(&["create", "victim", "--init", "builtin"]);
+            kill_at(&store, verb, &["delete", "victim", "--yes"]);
+        } else {
+            kill_at(&store, verb, &["create", "victim", "--init", "builtin"]);
+        }
+        let name = format!("{work}.victim");
+        let (new, old) = (format!("containers/.staging/{name}"), format!("staging/{name}"));
+        crate::common::sh(&format!(
+            "mv {} {} && umount {}",
+            store.state(&new).display(),
+            store.state(&old).display(),
+            store.state("containers").display()
+        ))
+        .ok();
+        store.fails(3, &["start", "victim"]);
+        assert!(!store.state(&old).exists());
+        store.assert_whole();
+    }
 }
 
 fn base_killed_at(step: &str, is_made: bool) {
@@ -179,8 +235,9 @@ fn assert_one_state(store: &Store) -> u64 {
     // What runs has its sockets on the host.
     let root = store.root.to_string_lossy();
     let sockets = format!("{root}/run/coloc/sockets/");
-    let left: Vec<_> =
-        mounts.lines().filter(|l| l.contains(&*root) && !l.contains(&sockets)).collect();
+    let trees = format!(" {root}/var/lib/coloc/containers ");
+    let is_left = |l: &&str| l.contains(&*root) && !l.contains(&sockets) && !l.contains(&trees);
+    let left: Vec<_> = mounts.lines().filter(is_left).collect();
     assert!(left.is_empty(), "something is mounted: {left:?}");
     let rows = store.json(&["list", "--json"]);
     let current = rows[0]["current_generation"].as_u64().unwrap();

@@ -24,4 +24,5 @@ mod profile;
 mod race;
 mod ssh;
 mod swap;
+mod trees;
 mod update;

@@ -663,7 +663,7 @@ fn a_bridge_of_the_admins_and_no_network_at_all() {
     world.ok(&store, &["start", "off"]);
     let devices = world.inside(&store, "off", "busybox ip -o link").ok();
     assert_eq!(devices.lines().count(), 1, "{devices}");
-    let before = (world.everything(), store.names_in("containers"));
+    let before = (world.everything(), store.containers());
     for (code, network, why) in [
         (2, "bridge=w0", "w0 is no bridge"),
         (3, "bridge=nowhere", "no bridge nowhere"),
@@ -679,7 +679,7 @@ fn a_bridge_of_the_admins_and_no_network_at_all() {
             assert!(said.contains(why) && said.contains("hint: "), "{args:?}: {said}");
         }
     }
-    assert_eq!((world.everything(), store.names_in("containers")), before);
+    assert_eq!((world.everything(), store.containers()), before);
     // One that went away since.
     world.ok(&store, &["stop", "on"]);
     world.sh("ip link del br7");
@@ -776,7 +776,7 @@ fn two_hundred_containers_leave_nothing_behind() {
     assert_eq!(world.everything(), before);
     let left = store.root.join("run/coloc/network");
     assert_eq!(std::fs::read_dir(left).unwrap().count(), 0);
-    assert_eq!(store.names_in("containers"), [""; 0]);
+    assert_eq!(store.containers(), [""; 0]);
     // They were there, with their ports.
     let journal = std::fs::read_to_string(store.state("events.jsonl")).unwrap_or_default();
     let old = std::fs::read_to_string(store.state("events.old.jsonl")).unwrap_or_default();

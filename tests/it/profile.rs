@@ -365,7 +365,7 @@ fn in_crun(c: &Container, then: &str) -> crate::common::Out {
     let script = format!(
         "set -e\n\
          umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup\n\
-         mkdir -p -m 755 {bundle}/rootfs; mount --bind {} {bundle}/rootfs; cd {bundle}\n\
+         mkdir -p -m 755 {bundle}/rootfs; mount --bind {} {bundle}/rootfs; mount -o remount,bind,suid,nodev {bundle}/rootfs; cd {bundle}\n\
          cat >config.json\n\
          script -qec 'crun run {name}' /dev/null </dev/null >console 2>&1 &\n\
          trap 'crun kill {name} KILL; wait; crun delete -f {name}; umount {bundle}/rootfs; rm -r {bundle}' EXIT\n\
@@ -427,7 +427,9 @@ fn a_spec_boots_in_crun_as_it_is() {
              running|degraded) break;; esac; sleep 0.1; done\n\
              crun exec {name} systemctl is-system-running || crun exec {name} systemctl --failed\n\
              crun exec {name} sh -c 'touch /usr/x; grep ^Seccomp: /proc/1/status; \
-             stat -c %u /usr/bin/sudo /usr/bin/env; cat /proc/self/uid_map'\n\
+             stat -c %u /usr/bin/sudo /usr/bin/env; cat /proc/self/uid_map; \
+             cp /usr/bin/id /home/as-daemon; chown daemon /home/as-daemon; \
+             chmod 4755 /home/as-daemon; /home/as-daemon -un'\n\
              crun exec {name} sh -c 'perl -e \"syscall(425, 1, 0); print \\$!+0\"'"
         ),
     );
@@ -436,6 +438,7 @@ fn a_spec_boots_in_crun_as_it_is() {
     assert_eq!(lines.first(), Some(&"running"), "{out:?}");
     assert!(lines.contains(&"Seccomp:\t2") && lines.last() == Some(&"1"), "{out:?}");
     assert!(lines.iter().filter(|l| **l == "0").count() >= 1, "{out:?}");
+    assert!(lines.contains(&"daemon"), "{out:?}");
     assert!(out.stderr.contains("Read-only file system"), "{out:?}");
     // And in coloc again, as if nothing had been.
     c.ok("start", &["--wait"]);

@@ -49,7 +49,7 @@ fn containers_made_at_once_share_no_ids() {
         }
     });
     store.assert_whole();
-    assert_eq!(store.names_in("containers").len(), 8);
+    assert_eq!(store.containers().len(), 8);
 }
 
 #[test]

@@ -21,6 +21,8 @@ reap() {
     if [ -e "$store/user" ]; then
         userdel -f -r "$(cat "$store/user")"
     fi
+    # Of containers that could not be deleted.
+    umount -l "$store/var/lib/coloc/containers" 2>/dev/null
     rm -rf --one-file-system "$store"
 }
 for outer; do
