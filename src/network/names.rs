@@ -115,7 +115,7 @@ fn try_start(layout: &Layout, net: &Net) -> Result<()> {
     write(&conf, &settings(layout, net), 0o644)?;
     let conf = format!("--conf-file={}", conf.display());
     if !Path::new("/run/systemd/system").is_dir() {
-        return tool::run("dnsmasq", "dnsmasq-base", &[&conf], "").map(drop);
+        return tool::run_service("dnsmasq", "dnsmasq-base", &[&conf]);
     }
     let unit = format!("--unit={}-names", net.table);
     let pid = format!("--property=PIDFile={}", file(layout, "dnsmasq.pid").display());

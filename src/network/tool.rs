@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::process;
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -24,8 +25,25 @@ pub(super) fn run(program: &str, package: &str, args: &[&str], input: &str) -> R
     finish(program, begin(program, package, args, input)?)
 }
 
-fn begin(program: &str, package: &str, args: &[&str], input: &str) -> Result<Child> {
+/// As [`run`], of a program that leaves a service behind.
+pub(super) fn run_service(program: &str, package: &str, args: &[&str]) -> Result<()> {
     let mut command = command(program);
+    // A supervisor that starts its container again has some signals blocked.
+    process::with_no_mask(&mut command);
+    finish(program, begin_command(command, program, package, args, "")?).map(drop)
+}
+
+fn begin(program: &str, package: &str, args: &[&str], input: &str) -> Result<Child> {
+    begin_command(command(program), program, package, args, input)
+}
+
+fn begin_command(
+    mut command: Command,
+    program: &str,
+    package: &str,
+    args: &[&str],
+    input: &str,
+) -> Result<Child> {
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     if !input.is_empty() {
         command.stdin(Stdio::piped());

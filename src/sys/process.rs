@@ -335,6 +335,19 @@ pub fn default_signals() -> Result<()> {
         .named(|| "sigprocmask(SIG_SETMASK)".into())
 }
 
+/// Has the program that `command` starts take every signal, whatever this process blocks: a mask
+/// outlives exec, and a service would never hear that it is to end.
+pub fn with_no_mask(command: &mut std::process::Command) -> &mut std::process::Command {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    use std::os::unix::process::CommandExt;
+    let unblock = || {
+        let all = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).map_err(std::io::Error::from)
+    };
+    // SAFETY: between fork and exec the closure makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(unblock) }
+}
+
 /// Blocks `signals` and gives a descriptor on which they arrive (signalfd(2)).
 pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd> {
     // nix's SigSet takes no real-time signal, so this is the C library's own set.

@@ -48,6 +48,22 @@ fn list_and_status_have_their_keys() {
     assert!(everything.contains(&c.name) && c.store.ok(&["list"]).contains(&c.name));
 }
 
+/// Its supervisor has signals blocked, and so had what it started.
+#[test]
+fn what_a_reboot_starts_anew_ends_with_the_last_container() {
+    let store = Store::mini("reboot-names", 2);
+    store.ok(&["create", "again", "--init", "builtin"]);
+    store.ok(&["start", "again"]);
+    let pid = || store.json(&["status", "again", "--json"])["pid"].as_i64();
+    let before = pid().unwrap();
+    store.run(&["exec", "again", "--user", "root", "--", "busybox", "reboot", "-f"]);
+    until("it is there again", || pid().is_some_and(|now| now != before));
+    let names = format!("pgrep -f -- '[-]-conf-file={}/run/coloc'", store.root.display());
+    assert_eq!(sh(&names).code, 0, "there is no dnsmasq");
+    store.ok(&["delete", "again", "--force", "--yes"]);
+    until("dnsmasq has ended", || sh(&names).code != 0);
+}
+
 #[test]
 fn a_reboot_from_inside_comes_back() {
     let c = Container::started(store(), "reboot", &[]);
