@@ -1,6 +1,6 @@
 #![no_main]
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each target runs one of the bodies")]
 #[path = "../../tests/fuzz/bodies.rs"]
 mod bodies;
 
