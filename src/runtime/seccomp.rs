@@ -11,6 +11,7 @@
 
 mod portable;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
@@ -55,33 +56,27 @@ const COLUMNS: [(Arch, u32); 6] = [
     (Arch::ScmpArchRiscv64, 0xC000_00F3),
 ];
 
-/// What is said of one number: rules in order, the first that matches counts. None for one
-/// that no rule names.
-type Rules<'a> = Vec<&'a LinuxSyscall>;
+/// A rule, with its place in the spec's list: of those for one number the first that matches counts.
+type Rule<'a> = (usize, &'a LinuxSyscall);
+
+/// All that is said of one name, and the code for it.
+struct Named<'a> {
+    name: &'a str,
+    rules: Vec<Rule<'a>>,
+    code: Vec<Instruction>,
+}
 
 /// Compiles `spec`.
 pub fn compile(spec: &LinuxSeccomp) -> Result<Vec<Instruction>> {
     let default = action(spec.default_action(), spec.default_errno_ret())?;
-    let mut numbers: BTreeMap<u32, BTreeMap<u32, Rules<'_>>> = BTreeMap::new();
-    for arch in spec.architectures().iter().flatten() {
-        let Some(column) = COLUMNS.iter().position(|(a, _)| a == arch) else {
-            return Err(unsupported(format!("the architecture {arch}")));
-        };
-        let table = numbers.entry(COLUMNS[column].1).or_default();
-        let by_name: BTreeMap<&str, u32> = column_of(column).collect();
-        for rule in spec.syscalls().iter().flatten() {
-            // A name that an architecture lacks is no error: the list is for all of them.
-            for number in rule.names().iter().filter_map(|n| by_name.get(n.as_str())) {
-                table.entry(*number).or_default().push(rule);
-            }
-        }
-    }
+    let names = by_name(spec, default)?;
     let mut program = vec![op(LOAD, AT_ARCH)];
-    for (arch, table) in &numbers {
+    for (arch, mut numbers) in by_number(spec, &names)? {
+        numbers.sort_unstable_by_key(|(number, _)| *number);
         let mut block = vec![op(LOAD, AT_NUMBER)];
-        block.extend(search(&ranges(table, default)?));
+        block.extend(search(&ranges(&numbers, default)?));
         // Skips the block if it is another architecture's; a block is longer than 255.
-        program.push(branch(IF_EQUAL, *arch, 1, 0));
+        program.push(branch(IF_EQUAL, arch, 1, 0));
         program.push(op(JUMP, length(&block)));
         program.extend(block);
     }
@@ -93,16 +88,49 @@ pub fn compile(spec: &LinuxSeccomp) -> Result<Vec<Instruction>> {
     Ok(program)
 }
 
-fn unsupported(what: String) -> Error {
-    Error::new(Kind::Unsupported, format!("the spec's seccomp section has {what}"))
+/// The names of `spec`, sorted. Each is decided once: most are in all architectures.
+fn by_name(spec: &LinuxSeccomp, default: u32) -> Result<Vec<Named<'_>>> {
+    let list = spec.syscalls().iter().flatten().enumerate();
+    let mut all: Vec<(&str, Rule<'_>)> =
+        list.flat_map(|rule| rule.1.names().iter().map(move |n| (n.as_str(), rule))).collect();
+    // Stable, so that rules for one name stay in order.
+    all.sort_by_key(|(name, _)| *name);
+    let each = all.chunk_by(|a, b| a.0 == b.0).map(|same| {
+        let rules: Vec<Rule<'_>> = same.iter().map(|(_, rule)| *rule).collect();
+        Ok(Named { name: same[0].0, code: decide(&rules, default)?, rules })
+    });
+    each.collect()
 }
 
-/// Names and numbers of one architecture.
-fn column_of(column: usize) -> impl Iterator<Item = (&'static str, u32)> {
-    TABLE.lines().filter(|l| !l.starts_with('#')).filter_map(move |line| {
-        let mut words = line.split(' ');
-        Some((words.next()?, words.nth(column)?.parse().ok()?))
-    })
+/// Numbers with what is said of them, by the kernel's word for their architecture.
+type Numbers<'a> = BTreeMap<u32, Vec<(u32, &'a Named<'a>)>>;
+
+/// The numbers that `names` have in the architectures of `spec`. A name that an architecture lacks is
+/// no error: the list is for all of them.
+fn by_number<'a>(spec: &LinuxSeccomp, names: &'a [Named<'a>]) -> Result<Numbers<'a>> {
+    let mut words = [None; COLUMNS.len()];
+    let mut numbers = Numbers::new();
+    for arch in spec.architectures().iter().flatten() {
+        let Some(column) = COLUMNS.iter().position(|(a, _)| a == arch) else {
+            return Err(unsupported(format!("the architecture {arch}")));
+        };
+        words[column] = Some(COLUMNS[column].1);
+        numbers.insert(COLUMNS[column].1, Vec::new());
+    }
+    for line in TABLE.lines().filter(|l| !l.starts_with('#')) {
+        let mut columns = line.split(' ');
+        let name = columns.next().unwrap_or_default();
+        let Ok(at) = names.binary_search_by_key(&name, |n| n.name) else { continue };
+        for (word, number) in words.iter().zip(columns) {
+            let Some(table) = word.and_then(|word| numbers.get_mut(&word)) else { continue };
+            table.extend(number.parse().ok().map(|number: u32| (number, &names[at])));
+        }
+    }
+    Ok(numbers)
+}
+
+fn unsupported(what: String) -> Error {
+    Error::new(Kind::Unsupported, format!("the spec's seccomp section has {what}"))
 }
 
 fn op(code: u16, k: u32) -> Instruction {
@@ -128,31 +156,46 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
 }
 
 /// Code for each range of numbers, by the first number of the range; it begins with 0.
-type Ranges = Vec<(u32, Vec<Instruction>)>;
+type Ranges<'a> = Vec<(u32, Cow<'a, [Instruction]>)>;
 
-fn ranges(table: &BTreeMap<u32, Rules<'_>>, default: u32) -> Result<Ranges> {
-    let mut list: Ranges = Vec::new();
-    let mut add = |first: u32, code: Vec<Instruction>| {
+fn ranges<'a>(numbers: &[(u32, &'a Named<'a>)], default: u32) -> Result<Ranges<'a>> {
+    let mut list: Ranges<'a> = Vec::new();
+    let mut add = |first: u32, code: Cow<'a, [Instruction]>| {
         if list.last().is_none_or(|(_, last)| *last != code) {
             list.push((first, code));
         }
     };
     let mut next = 0;
-    for (number, rules) in table {
-        if *number > next {
-            add(next, vec![op(RETURN, default)]);
+    for same in numbers.chunk_by(|a, b| a.0 == b.0) {
+        let (number, named) = same[0];
+        if number > next {
+            add(next, vec![op(RETURN, default)].into());
         }
-        add(*number, decide(rules, default)?);
+        add(
+            number,
+            if same.len() == 1 {
+                named.code.as_slice().into()
+            } else {
+                together(same, default)?.into()
+            },
+        );
         next = number + 1;
     }
-    add(next, vec![op(RETURN, default)]);
+    add(next, vec![op(RETURN, default)].into());
     Ok(list)
 }
 
+/// The code for a number that has several names.
+fn together(same: &[(u32, &Named<'_>)], default: u32) -> Result<Vec<Instruction>> {
+    let mut rules: Vec<Rule<'_>> = same.iter().flat_map(|(_, n)| n.rules.iter().copied()).collect();
+    rules.sort_by_key(|(place, _)| *place);
+    decide(&rules, default)
+}
+
 /// The rules of one number, in order.
-fn decide(rules: &Rules<'_>, default: u32) -> Result<Vec<Instruction>> {
+fn decide(rules: &[Rule<'_>], default: u32) -> Result<Vec<Instruction>> {
     let mut code = Vec::new();
-    for rule in rules {
+    for (_, rule) in rules {
         let answer = op(RETURN, action(rule.action(), rule.errno_ret())?);
         let args: Vec<&LinuxSeccompArg> = rule.args().iter().flatten().collect();
         if args.is_empty() {
@@ -236,9 +279,9 @@ fn below(at: u32, (high, low): (u32, u32), lower: u16, out: u8, far: u8) -> Vec<
 }
 
 /// A binary search for the range that the number in the accumulator is in.
-fn search(ranges: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
+fn search(ranges: &[(u32, Cow<'_, [Instruction]>)]) -> Vec<Instruction> {
     if let [(_, code)] = ranges {
-        return code.clone();
+        return code.to_vec();
     }
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
     let pivot = upper.first().map_or(0, |(first, _)| *first);

@@ -2,6 +2,14 @@ use oci_spec::runtime::{LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSyscal
 
 use super::*;
 
+/// Names and numbers of one architecture.
+fn column_of(column: usize) -> impl Iterator<Item = (&'static str, u32)> {
+    TABLE.lines().filter(|l| !l.starts_with('#')).filter_map(move |line| {
+        let mut words = line.split(' ');
+        Some((words.next()?, words.nth(column)?.parse().ok()?))
+    })
+}
+
 const X86_64: u32 = 0xC000_003E;
 const I386: u32 = 0x4000_0003;
 const AARCH64: u32 = 0xC000_00B7;
