@@ -3,6 +3,7 @@
 //! mknod(2) to root in a user namespace; should one of these fail, a disk stays out of reach.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
@@ -31,6 +32,9 @@ pub const MAKE: u32 = 1;
 pub const READ: u32 = 2;
 /// Open for writing.
 pub const WRITE: u32 = 4;
+
+/// How many other containers are looked at for the same rules.
+const LOOKED_AT: usize = 8;
 
 /// The rules of a spec's list, which has to refuse everything first and then allow.
 pub fn rules(list: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
@@ -122,12 +126,22 @@ pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
 /// were there. Hybrid hosts have that hierarchy too, and there this holds beside the v1 controller. A kernel without these
 /// programs has the other walls alone; `coloc check` tells.
 pub fn confine(payload: &Path, rules: &[Rule]) -> Result<()> {
-    match bpf::confine_devices(open_dir(payload)?, &compile(rules)) {
+    match bpf::confine_devices(open_dir(payload)?, &compile(rules), others(payload)) {
         // No container may load programs into the kernel. One in it is confined by its list.
         Err(e) if e.errno() == libc::EPERM && ids::here()? < u32::MAX => Ok(()),
         Err(e) if [libc::ENOSYS, libc::EINVAL].contains(&e.errno()) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// The payloads of some other containers, of which one may have the same rules.
+fn others(payload: &Path) -> impl Iterator<Item = OwnedFd> {
+    let own = payload.parent().map(Path::to_path_buf);
+    let all = own.as_deref().and_then(Path::parent).and_then(|store| store.read_dir().ok());
+    let all = all.into_iter().flatten().flatten();
+    let dirs = all.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    let dirs = dirs.map(|entry| entry.path()).filter(move |dir| Some(dir) != own.as_ref());
+    dirs.filter_map(|dir| open_dir(dir.join("payload")).ok()).take(LOOKED_AT)
 }
 
 /// Whether such a program stands before the cgroup `payload`.

@@ -28,8 +28,10 @@ const ATTACH_CGROUP_DEVICE: u32 = 6;
 /// Others may be attached above and below; all of them have to agree.
 const ALLOW_MULTI: u32 = 2;
 const REPLACE: u32 = 4;
-/// The name of our programs, by which they are told from others'.
-const NAME: &[u8; 16] = b"coloc_devices\0\0\0";
+/// How the names of our programs begin, by which they are told from others'.
+const OURS: &[u8] = b"cd_";
+/// What a name may have (kernel/bpf/syscall.c), as digits.
+const DIGITS: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.";
 /// How many programs of others at one cgroup are looked through.
 const OTHERS: usize = 64;
 
@@ -101,12 +103,21 @@ fn bpf<T>(command: i32, name: &str, attr: &mut T) -> Result<i32> {
     if r == -1 { Err(Error::last(format!("bpf({name})"))) } else { Ok(r as i32) }
 }
 
-/// Loads `program` for device access and attaches it to the v2 cgroup `dir`: whatever is in it
-/// or below it opens a device, or makes a node, only if the program gives 1. One that was
-/// attached here before is replaced in the same moment (Linux 5.6).
-pub fn confine_devices(dir: impl AsFd, program: &[Instruction]) -> Result<()> {
-    let loaded = load(program)?;
-    let before = ours(&dir)?;
+/// Attaches `program` for device access to the v2 cgroup `dir`: whatever is in it or below it opens a
+/// device, or makes a node, only if the program gives 1. One that was attached here before is replaced
+/// in the same moment (Linux 5.6).
+///
+/// To load a program has the kernel check and translate it; one of `others`, cgroups too, that has the
+/// same one gives it away. Only the host's root can attach programs there.
+pub fn confine_devices(
+    dir: impl AsFd,
+    program: &[Instruction],
+    mut others: impl Iterator<Item = OwnedFd>,
+) -> Result<()> {
+    let name = name_of(program);
+    let found = others.find_map(|other| attached(other, |n| *n == name).ok().flatten());
+    let loaded = found.map_or_else(|| load(program, name), Ok)?;
+    let before = attached(&dir, |n| n.starts_with(OURS))?;
     let mut attach = Attach {
         target: dir.as_fd().as_raw_fd() as u32,
         program: loaded.as_raw_fd() as u32,
@@ -117,7 +128,28 @@ pub fn confine_devices(dir: impl AsFd, program: &[Instruction]) -> Result<()> {
     bpf(PROG_ATTACH, "BPF_PROG_ATTACH, CGROUP_DEVICE", &mut attach).map(|_| ())
 }
 
-fn load(program: &[Instruction]) -> Result<OwnedFd> {
+/// A name for `program` that no other has: 72 bits of its SHA-256.
+fn name_of(program: &[Instruction]) -> [u8; 16] {
+    use sha2::{Digest, Sha256};
+    let mut sum = Sha256::new();
+    for i in program {
+        sum.update([i.code, i.registers]);
+        sum.update(i.offset.to_le_bytes());
+        sum.update(i.constant.to_le_bytes());
+    }
+    let mut name = [0; 16];
+    name[..OURS.len()].copy_from_slice(OURS);
+    // The last byte stays 0: the kernel's names are C strings.
+    for (at, groups) in name[OURS.len()..15].chunks_mut(4).zip(sum.finalize().chunks(3)) {
+        let bits = groups.iter().fold(0usize, |all, byte| all << 8 | usize::from(*byte));
+        for (n, digit) in at.iter_mut().enumerate() {
+            *digit = DIGITS[bits >> (6 * n) & 63];
+        }
+    }
+    name
+}
+
+fn load(program: &[Instruction], name: [u8; 16]) -> Result<OwnedFd> {
     let mut load = Load {
         kind: TYPE_CGROUP_DEVICE,
         count: program.len() as u32,
@@ -128,15 +160,15 @@ fn load(program: &[Instruction]) -> Result<OwnedFd> {
         log: 0,
         kernel: 0,
         flags: 0,
-        name: *NAME,
+        name,
     };
     let fd = bpf(PROG_LOAD, "BPF_PROG_LOAD, CGROUP_DEVICE", &mut load)?;
     // SAFETY: the kernel has just made this descriptor, close-on-exec, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The program of ours that is attached to `dir`, if one is.
-fn ours(dir: impl AsFd) -> Result<Option<OwnedFd>> {
+/// The first program attached to `dir` that has a name as `wanted`.
+fn attached(dir: impl AsFd, wanted: impl Fn(&[u8; 16]) -> bool) -> Result<Option<OwnedFd>> {
     let mut ids = [0u32; OTHERS];
     let count = query(dir, &mut ids)? as usize;
     for id in ids.into_iter().take(count) {
@@ -151,7 +183,7 @@ fn ours(dir: impl AsFd) -> Result<Option<OwnedFd>> {
             info: (&raw mut info) as u64,
         };
         bpf(OBJ_GET_INFO_BY_FD, "BPF_OBJ_GET_INFO_BY_FD", &mut by_fd)?;
-        if info.name == *NAME {
+        if wanted(&info.name) {
             return Ok(Some(fd));
         }
     }
@@ -177,4 +209,22 @@ fn query(dir: impl AsFd, ids: &mut [u32]) -> Result<u32> {
 /// How many programs for device access are attached to the v2 cgroup `dir` itself.
 pub fn device_programs(dir: impl AsFd) -> Result<u32> {
     query(dir, &mut [])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_program_has_a_name_of_its_own() {
+        let exit = Instruction { code: 0x95, registers: 0, offset: 0, constant: 0 };
+        let names =
+            [vec![], vec![exit], vec![exit, exit], vec![Instruction { constant: 1, ..exit }]]
+                .map(|program| name_of(&program));
+        for (n, name) in names.iter().enumerate() {
+            assert!(name.starts_with(OURS) && name[15] == 0);
+            assert!(name[..15].iter().all(|c| DIGITS.contains(c)));
+            assert!(!names[..n].contains(name));
+        }
+    }
 }

@@ -259,6 +259,9 @@ fn devices_come_and_go_while_it_runs() {
     c.ok("set", &["device=c:10:200"]);
     assert!(!there(fuse));
     c.ok("set", &[&format!("device={fuse}")]);
+    // One beside it has the same list, by the same program in the kernel, and keeps it.
+    let beside = Container::started(&store, "d", &["--init", "builtin"]);
+    beside.ok("set", &[&format!("device={fuse}")]);
     c.root_sh(&format!("touch /root/node; busybox mount -o bind {fuse} /root/node")).ok();
     assert!(open("<", "/root/node"));
     // What somebody inside has kept of the node is of no use to them.
@@ -266,6 +269,7 @@ fn devices_come_and_go_while_it_runs() {
     assert!(said.contains("at /root/node by somebody inside"), "{said}");
     assert!(there("/root/node") && !open("<", "/root/node"));
     assert!(open("<", "/dev/null") && open(">", "/dev/null"));
+    assert_eq!(beside.root_sh(&format!(": <>{fuse}")).code, 0);
     assert!(store.ok(&["check", "c"]).contains("a list of those that may be opened"));
 }
 
