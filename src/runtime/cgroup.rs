@@ -62,6 +62,15 @@ fn find() -> Result<Hierarchies> {
     })
 }
 
+/// The one of the v1 cgroups `made` that has `file`. Only that of its controller is asked: there may be a
+/// dozen hierarchies.
+pub fn v1_with<'a>(made: &'a [PathBuf], file: &str) -> Option<&'a PathBuf> {
+    let controller = file.split('.').next()?;
+    let mut of_it = host().ok()?.v1.iter().filter(|(_, o)| o.split(',').any(|o| o == controller));
+    let (mount, _) = of_it.next()?;
+    made.iter().find(|dir| dir.starts_with(mount) && dir.join(file).exists())
+}
+
 /// The cgroups that were made for one start.
 #[derive(Debug)]
 pub struct Cgroups {

@@ -142,7 +142,7 @@ impl Write {
         if let ("io.weight", Some(weight)) = (self.v2.0.as_str(), bfq_file(place)) {
             return put(place, weight, &bfq(&self.v2.1));
         }
-        let dir = |file: &str| made.iter().find(|dir| dir.join(file).exists());
+        let dir = |file: &str| cgroup::v1_with(made, file);
         let found: Vec<_> =
             self.v1.iter().filter_map(|(file, text)| Some((dir(file)?, *file, text))).collect();
         // Of memory alone and memory with swap the second is never the smaller one: when both grow
@@ -393,12 +393,8 @@ fn apply_rates(rates: &Rates, payload: &Path, made: &[PathBuf]) -> Result<()> {
         let new = rates.iter().map(|((a, b), values)| io_max(*a, *b, values));
         return gone.into_iter().chain(new).try_for_each(|line| put(payload, "io.max", &line));
     }
-    let v1 = RATES.iter().all(|(_, file)| made.iter().any(|d| d.join(file).exists()));
-    if !v1 {
-        return Ok(());
-    }
     for (n, (_, file)) in RATES.iter().enumerate() {
-        let Some(dir) = made.iter().find(|d| d.join(file).exists()) else { continue };
+        let Some(dir) = cgroup::v1_with(made, file) else { continue };
         let wanted = |disk: &(i64, i64)| rates.get(disk).and_then(|v| v.get(n).copied().flatten());
         for (a, b) in disks(&read(&dir.join(file))?).iter().filter(|d| wanted(d).is_none()) {
             put(dir, file, &format!("{a}:{b} 0"))?;
