@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 
@@ -30,6 +31,8 @@ use crate::sys::{Named, image, process};
 const GIVEN: &str = crate::runtime::given::FILE;
 /// Where a start that failed under systemd says why.
 pub const FAILED: &str = "failed.json";
+/// What a command that started a container has to end in, before its supervisor goes on.
+const FINISHING: Duration = Duration::from_millis(20);
 
 impl Engine {
     /// Starts `name`, reports to whoever started this process, and becomes its monitor. With
@@ -38,8 +41,8 @@ impl Engine {
         alone();
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
         if let Some((state, init)) = State::alive(&self.layout, name) {
-            let (job, held) = self.take_over(name, state, init)?;
-            return watch(lock, &job, &held);
+            let running = self.take_over(name, state, init)?;
+            return watch(lock, running);
         }
         let (start, network) = self.prepare(name)?;
         match &start.cgroups.birthplace {
@@ -127,8 +130,7 @@ impl Engine {
         });
         // Before the clean-up, which waits for it.
         self.announce(network);
-        let (job, held) = begun.inspect_err(|_| self.off_network(&start.record.name))?;
-        watch(lock, &job, &held)
+        watch(lock, begun.inspect_err(|_| self.off_network(&start.record.name))?)
     }
 
     /// The supervisor's part of a start, in a process of its own; `connected` as for
@@ -140,8 +142,12 @@ impl Engine {
         connected: &mut dyn FnMut() -> Result<()>,
     ) -> Result<std::convert::Infallible> {
         let begun = self.begin(start, connected);
-        let (job, held) = begun.inspect_err(|_| self.off_network(&start.record.name))?;
-        watch(lock, &job, &held)
+        let running = begun.inspect_err(|_| self.off_network(&start.record.name))?;
+        announce(lock)?;
+        // To become the monitor is work that nobody waits for. Who does wait, for that word, is woken
+        // on any processor, and may have to let whoever works there finish its slice, of 3 ms.
+        std::thread::sleep(FINISHING);
+        become_monitor(running)
     }
 
     /// All of a start that needs no process of its own.
@@ -194,11 +200,7 @@ impl Engine {
 
     /// Starts the container; its state is on record before its init is executed. `connected` returns
     /// when it may be connected to the network. After an error it is still to be taken off that.
-    fn begin(
-        &self,
-        start: &Start,
-        connected: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<(Job, Vec<OwnedFd>)> {
+    fn begin(&self, start: &Start, connected: &mut dyn FnMut() -> Result<()>) -> Result<Running> {
         let Start { record, member, plan, kind, run, cgroups, given } = start;
         let name = &record.name;
         let result = parent::start(plan, cgroups, run, &mut |init: &Child| {
@@ -248,15 +250,11 @@ impl Engine {
             poweroff: poweroff_signal(*kind),
             ..self.job(name)
         };
-        Ok((job, vec![started.init.pidfd, started.console, started.slave, started.notify]))
+        let held = vec![started.init.pidfd, started.console, started.slave, started.notify];
+        Ok(Running { job, held, helper: Some(started.helper) })
     }
 
-    fn take_over(
-        &self,
-        name: &Name,
-        mut state: State,
-        init: OwnedFd,
-    ) -> Result<(Job, Vec<OwnedFd>)> {
+    fn take_over(&self, name: &Name, mut state: State, init: OwnedFd) -> Result<Running> {
         if state.supervisor.open().is_some() {
             return Err(Error::new(
                 Kind::State,
@@ -279,7 +277,7 @@ impl Engine {
             held.extend([pty.master, pty.slave]);
         }
         held.push(init);
-        Ok((job, held))
+        Ok(Running { job, held, helper: None })
     }
 
     fn job(&self, name: &Name) -> Job {
@@ -457,6 +455,14 @@ pub(super) fn alone() {
     let _ = std::env::set_current_dir("/");
 }
 
+/// A container that was just started, or found running.
+struct Running {
+    job: Job,
+    /// The descriptors that the job is about.
+    held: Vec<OwnedFd>,
+    helper: Option<parent::Helper>,
+}
+
 /// What a start goes by.
 pub(super) struct Start {
     pub(super) record: Record,
@@ -469,13 +475,24 @@ pub(super) struct Start {
 }
 
 /// Lets the next command in, reports that the container runs, and becomes its monitor.
-fn watch(lock: Lock, job: &Job, held: &[OwnedFd]) -> Result<std::convert::Infallible> {
+fn watch(lock: Lock, running: Running) -> Result<std::convert::Infallible> {
+    announce(lock)?;
+    become_monitor(running)
+}
+
+fn announce(lock: Lock) -> Result<()> {
     drop(lock);
     unit::ready();
     if !of_systemd() {
         report_to_pipe()?;
     }
-    monitor::hand_over(job, &held.iter().collect::<Vec<_>>())
+    Ok(())
+}
+
+fn become_monitor(running: Running) -> Result<std::convert::Infallible> {
+    // The monitor would not know of it.
+    drop(running.helper);
+    monitor::hand_over(&running.job, &running.held.iter().collect::<Vec<_>>())
 }
 
 /// What a supervisor sends that is asked to end; sysvinit knows SIGPWR, of all signals.

@@ -173,7 +173,7 @@ fn make(state: &State, new: &[&Handed], run: &Path) -> Result<Vec<OwnedFd>> {
     }
     let mut locked = match binds.is_empty() {
         true => Vec::new(),
-        false => locked::lock(&binds, &userns, run)?,
+        false => locked::lock(&binds, &userns, run)?.end()?.0,
     }
     .into_iter();
     let fd = |handed: &&Handed| match handed {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
 
-use super::aside::aside;
+use super::aside::{self, Helper};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount::{self, Attr};
 use crate::sys::path::open_dir;
@@ -16,6 +16,7 @@ use crate::sys::{Named, clone, process};
 
 /// For how long a process that is there for its namespace may be.
 const LIMIT: Duration = Duration::from_secs(20);
+const CANNOT: &str = "cannot lock the base";
 /// The flags of a container's `/usr`.
 pub const USR: Attr = Attr::RDONLY.with(Attr::NODEV);
 
@@ -93,17 +94,32 @@ pub(super) fn person(uid: (u32, u32), gid: (u32, u32)) -> Result<OwnedFd> {
 /// A helper process does it in mount namespaces of its own (mount_namespaces(7), "Restrictions
 /// on mount namespaces"): the first, ours, to attach the detached mounts; the second, owned by
 /// the container's user namespace, to copy them; and out of that one they are cloned.
+///
+/// That process begins here; [`Crossing::end`] has the mounts.
 pub(super) fn lock(
     mounts: &[(OwnedFd, Attr)],
     userns: &OwnedFd,
     scratch: &Path,
-) -> Result<Vec<OwnedFd>> {
-    let locked = aside(|| Ok(((), cross(mounts, userns, scratch)?)));
-    let ((), fds) = locked.map_err(|e| e.context("cannot lock the base"))?;
-    if fds.len() == mounts.len() {
-        return Ok(fds);
+) -> Result<Crossing> {
+    let pending = aside::begin(|| Ok(((), cross(mounts, userns, scratch)?))).context(|| CANNOT)?;
+    Ok(Crossing { pending, count: mounts.len() })
+}
+
+/// Mounts on their way across the boundary; see [`lock`].
+pub(super) struct Crossing {
+    pending: aside::Pending<()>,
+    count: usize,
+}
+
+impl Crossing {
+    /// The mounts, in order, and the process that locked them, which may not have ended yet.
+    pub(super) fn end(self) -> Result<(Vec<OwnedFd>, Helper)> {
+        let (((), fds), helper) = self.pending.end().context(|| CANNOT)?;
+        if fds.len() == self.count {
+            return Ok((fds, helper));
+        }
+        Err(Error::failed(format!("{CANNOT}: a mount is missing")))
     }
-    Err(Error::failed("cannot lock the base: a mount is missing"))
 }
 
 fn cross(mounts: &[(OwnedFd, Attr)], userns: &OwnedFd, scratch: &Path) -> Result<Vec<OwnedFd>> {

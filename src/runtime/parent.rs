@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+pub use super::aside::Helper;
 use super::cgroup::{Cgroups, Doors};
 use super::child;
 use super::limits;
@@ -28,6 +29,8 @@ pub struct Started {
     pub slave: OwnedFd,
     /// The socket on which its init says that it is up.
     pub notify: OwnedFd,
+    /// The process that locked its mounts, which ends meanwhile.
+    pub helper: Helper,
 }
 
 /// Starts a container by `plan` in `cgroups`. `record` is called when everything but init is
@@ -68,7 +71,9 @@ pub fn start(
     let ours = ours.take().ok_or_else(|| Error::failed("the socket to the child has gone"))?;
     let mut channel = Channel::new(ours, Side::Parent);
     match converse(plan, scratch, &init, &mut channel, record) {
-        Ok([console, slave, notify]) => Ok(Started { init, console, slave, notify }),
+        Ok(([console, slave, notify], helper)) => {
+            Ok(Started { init, console, slave, notify, helper })
+        }
         Err(e) => {
             let _ = process::signal(&init.pidfd, libc::SIGKILL);
             let _ = process::wait(init.pidfd.as_fd());
@@ -94,12 +99,12 @@ fn converse(
     init: &Child,
     channel: &mut Channel,
     record: &mut dyn FnMut(&Child) -> Result<()>,
-) -> Result<[OwnedFd; 3]> {
+) -> Result<([OwnedFd; 3], Helper)> {
     map_ids(init.pid, plan.ids)?;
     channel.say(Message::Mapped, &[])?;
     channel.hear(Message::Ready)?;
     plan.hooks.run("createRuntime", Some(init.pid))?;
-    let handed = prepare(plan, init.pid, scratch)?;
+    let (handed, helper) = prepare(plan, init.pid, scratch)?;
     let fds: Vec<BorrowedFd<'_>> = handed.iter().map(|fd| fd.as_fd()).collect();
     channel.say(Message::Mounts, &fds)?;
     drop(handed);
@@ -110,7 +115,7 @@ fn converse(
     record(init)?;
     channel.say(Message::Go, &[])?;
     channel.hear_end()?;
-    Ok(built)
+    Ok((built, helper))
 }
 
 /// Writes the maps (user_namespaces(7)): they can be written once, and only so by root.
@@ -127,8 +132,9 @@ fn map_ids(pid: i32, (start, count): (u32, u32)) -> Result<()> {
     Ok(())
 }
 
-/// Everything that the child gets as descriptors, in the plan's order.
-fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
+/// Everything that the child gets as descriptors, in the plan's order, and the process that locked the
+/// mounts among it.
+fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<(Vec<OwnedFd>, Helper)> {
     let userns = locked::user_namespace(pid)?;
     let mut binds = Vec::new();
     for handed in &plan.handed {
@@ -136,17 +142,22 @@ fn prepare(plan: &Plan, pid: i32, scratch: &Path) -> Result<Vec<OwnedFd>> {
             binds.push((bind(handed, &userns)?, *attr));
         }
     }
-    let mut locked = locked::lock(&binds, &userns, scratch)?.into_iter();
-    let mut fds = Vec::new();
+    let crossing = locked::lock(&binds, &userns, scratch)?;
+    // Meanwhile the devices.
+    let mut devices = Vec::new();
     for handed in &plan.handed {
-        fds.push(match handed {
-            Handed::Bind { .. } => {
-                locked.next().ok_or_else(|| Error::failed("a locked mount is missing"))?
-            }
-            Handed::Device { target, rdev, block } => device(target, *rdev, *block)?,
-        });
+        if let Handed::Device { target, rdev, block } = handed {
+            devices.push(device(target, *rdev, *block)?);
+        }
     }
-    Ok(fds)
+    let (locked, helper) = crossing.end()?;
+    let (mut locked, mut devices) = (locked.into_iter(), devices.into_iter());
+    let next = |handed: &Handed| match handed {
+        Handed::Bind { .. } => locked.next(),
+        Handed::Device { .. } => devices.next(),
+    };
+    let all: Option<Vec<OwnedFd>> = plan.handed.iter().map(next).collect();
+    Ok((all.ok_or_else(|| Error::failed("a mount is missing"))?, helper))
 }
 
 /// A detached bind mount as `handed` says, for the container whose user namespace is `userns`; its

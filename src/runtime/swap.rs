@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::aside::aside;
+use super::aside::{Helper, aside};
 use super::cgroup;
 use super::inside::Inside;
 use super::locked::{self, USR};
@@ -117,11 +117,12 @@ pub fn swap(swap: &Swap<'_>) -> Result<Done> {
     // The new one first: the number 0 is what the container is to see.
     let known: Vec<PathBuf> =
         std::iter::once(swap.new.to_path_buf()).chain(swap.known.iter().cloned()).collect();
+    let (new, _helper) = prepare(swap)?;
     let task = Task {
         known: identities(&known)?,
         // One that is gone from the disk is mounted nowhere.
         origins: mountinfo::origins(&known)?,
-        new: prepare(swap)?,
+        new,
     };
     if task.known.first().copied().flatten().is_none() {
         return Err(Error::new(Kind::Damaged, format!("{} is missing", swap.new.display())));
@@ -150,16 +151,17 @@ enum Answer {
     NoBeneath,
 }
 
-/// The new mount, detached, its flags locked and proved to be.
-fn prepare(swap: &Swap<'_>) -> Result<OwnedFd> {
+/// The new mount, detached, its flags locked and proved to be, and the process that did it.
+fn prepare(swap: &Swap<'_>) -> Result<(OwnedFd, Helper)> {
     let userns = locked::user_namespace(swap.state.init.pid)?;
     // Opened first, then seen to be of a process that still lives: the number was its own.
     if swap.state.init.open().is_none() {
         return Err(Error::new(Kind::State, "the container ended meanwhile"));
     }
     let copy = locked::copy_of_own(open_dir(swap.new)?, USR, Some(&userns))?;
-    let locked = locked::lock(&[(copy, USR)], &userns, swap.run)?;
-    locked.into_iter().next().ok_or_else(|| Error::failed("the new mount is missing"))
+    let (locked, helper) = locked::lock(&[(copy, USR)], &userns, swap.run)?.end()?;
+    let new = locked.into_iter().next();
+    Ok((new.ok_or_else(|| Error::failed("the new mount is missing"))?, helper))
 }
 
 fn ask(swap: &Swap<'_>, task: &Task, how: How, may_be_bare: bool) -> Result<Answer> {
