@@ -18,6 +18,7 @@ use crate::runtime::bounds::{self, Bounds};
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::hooks::Hooks;
 use crate::runtime::monitor::{self, Job};
+use crate::runtime::parent::Calls;
 use crate::runtime::plan::{Handed, Plan, plan};
 use crate::runtime::{InitKind, cgroup, console, devices, label, parent, swap};
 use crate::store::lock::{self, Lock, Subject};
@@ -203,12 +204,12 @@ impl Engine {
     fn begin(&self, start: &Start, connected: &mut dyn FnMut() -> Result<()>) -> Result<Running> {
         let Start { record, member, plan, kind, run, cgroups, given } = start;
         let name = &record.name;
-        let result = parent::start(plan, cgroups, run, &mut |init: &Child| {
-            // Before anything of it runs, it has its addresses.
+        // Before anything of it runs, it has its addresses.
+        let mut connect = |init: &Child| {
             connected()?;
-            if let Some(member) = member {
-                self.house()?.connect(member, init.pid)?;
-            }
+            member.as_ref().map_or(Ok(()), |member| self.house()?.connect(member, init.pid))
+        };
+        let mut record_state = |init: &Child| {
             let process =
                 |pid| Process::now(pid).ok_or_else(|| Error::failed("its init died at once"));
             let state = State {
@@ -226,7 +227,9 @@ impl Engine {
             Bounds::of(plan).save(run)?;
             crate::runtime::given::remember(run, init.pid, given)?;
             state.save(&self.layout, name)
-        });
+        };
+        let calls = Calls { connect: &mut connect, record: &mut record_state };
+        let result = parent::start(plan, cgroups, run, calls);
         let started = match result {
             Ok(started) => started,
             Err(e) => {

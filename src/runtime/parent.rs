@@ -33,16 +33,18 @@ pub struct Started {
     pub helper: Helper,
 }
 
-/// Starts a container by `plan` in `cgroups`. `record` is called when everything but init is
-/// there, to write down what runs; if it fails, or anything before it, nothing runs.
+/// What is the caller's to do in the course of a start. After an error nothing runs.
+pub struct Calls<'a> {
+    /// While the child makes its mounts: its network namespace is there.
+    pub connect: &'a mut dyn FnMut(&Child) -> Result<()>,
+    /// When everything but init is there: write down what runs.
+    pub record: &'a mut dyn FnMut(&Child) -> Result<()>,
+}
+
+/// Starts a container by `plan` in `cgroups`.
 ///
 /// `scratch` is a directory to mount on in a mount namespace of our own.
-pub fn start(
-    plan: &Plan,
-    cgroups: &Cgroups,
-    scratch: &Path,
-    record: &mut dyn FnMut(&Child) -> Result<()>,
-) -> Result<Started> {
+pub fn start(plan: &Plan, cgroups: &Cgroups, scratch: &Path, calls: Calls<'_>) -> Result<Started> {
     super::enter::refuse_unsealed()?;
     let (ours, theirs) = fdpass::pair()?;
     let mut flags = clone::NEWUSER | clone::NEWNS | clone::NEWPID | clone::NEWUTS | clone::NEWIPC;
@@ -70,7 +72,7 @@ pub fn start(
     drop(theirs);
     let ours = ours.take().ok_or_else(|| Error::failed("the socket to the child has gone"))?;
     let mut channel = Channel::new(ours, Side::Parent);
-    match converse(plan, scratch, &init, &mut channel, record) {
+    match converse(plan, scratch, &init, &mut channel, calls) {
         Ok(([console, slave, notify], helper)) => {
             Ok(Started { init, console, slave, notify, helper })
         }
@@ -98,7 +100,7 @@ fn converse(
     scratch: &Path,
     init: &Child,
     channel: &mut Channel,
-    record: &mut dyn FnMut(&Child) -> Result<()>,
+    calls: Calls<'_>,
 ) -> Result<([OwnedFd; 3], Helper)> {
     map_ids(init.pid, plan.ids)?;
     channel.say(Message::Mapped, &[])?;
@@ -108,11 +110,14 @@ fn converse(
     let fds: Vec<BorrowedFd<'_>> = handed.iter().map(|fd| fd.as_fd()).collect();
     channel.say(Message::Mounts, &fds)?;
     drop(handed);
+    let connected = (calls.connect)(init);
+    // Of a child that has failed first, that is the reason for both.
     let built = channel.hear(Message::Built)?;
+    connected?;
     let built = <[OwnedFd; 3]>::try_from(built)
         .map_err(|_| Error::failed("the child did not hand over its console"))?;
     look_from_outside(plan, init.pid)?;
-    record(init)?;
+    (calls.record)(init)?;
     channel.say(Message::Go, &[])?;
     channel.hear_end()?;
     Ok((built, helper))
