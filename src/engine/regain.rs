@@ -55,7 +55,7 @@ impl Engine {
             _ => record.generation,
         };
         Some(State {
-            boot: boot_id().ok()?,
+            boot: boot_id().ok()?.into(),
             init,
             supervisor: self.find_supervisor(name, payload),
             init_kind: init_word(&self.layout, &record, &self.settings(&record).ok()?)?,

@@ -213,7 +213,7 @@ impl Engine {
             let process =
                 |pid| Process::now(pid).ok_or_else(|| Error::failed("its init died at once"));
             let state = State {
-                boot: boot_id()?,
+                boot: boot_id()?.into(),
                 init: process(init.pid)?,
                 supervisor: process(process::own_pid())?,
                 init_kind: kind.word().into(),

@@ -17,6 +17,7 @@ use crate::store::lock::{self, Lock, Subject};
 use crate::store::running::State;
 use crate::store::{Layout, Name, atomic, journal};
 use crate::sys::Named;
+use crate::sys::net::Devices;
 
 /// What a container's device is called in the container: the name that systemd-networkd knows.
 const INSIDE: &str = "host0";
@@ -280,12 +281,13 @@ impl<'a> House<'a> {
     /// they do not run any more. The caller holds the network's lock.
     fn members(&self, except: Option<&Name>) -> Result<(Vec<Member>, usize)> {
         let (mut list, mut gone) = (Vec::new(), 0);
+        let devices = Devices::here()?;
         for name in self.names() {
             if Some(&name) == except {
                 continue;
             }
             match self.member(&name).filter(|m| m.name == name) {
-                Some(member) if self.is_there(&member)? => list.push(member),
+                Some(member) if self.is_there(&member, &devices)? => list.push(member),
                 _ => {
                     self.remove(&name)?;
                     gone += 1;
@@ -306,8 +308,8 @@ impl<'a> House<'a> {
     }
 
     /// Whether a member runs or is at work. Its device goes with its last process.
-    fn is_there(&self, member: &Member) -> Result<bool> {
-        if link::index(&member.device).is_some() {
+    fn is_there(&self, member: &Member, devices: &Devices) -> Result<bool> {
+        if devices.index(&member.device).is_some() {
             return Ok(true);
         }
         if State::alive(self.layout, &member.name).is_some() {
@@ -328,9 +330,10 @@ impl<'a> House<'a> {
             return Ok(());
         }
         let all = self.names();
+        let devices = Devices::here()?;
         let off = |name: &Name| {
             self.member(name).is_none_or(|m| {
-                link::index(&m.device).is_none() && State::alive(self.layout, name).is_none()
+                devices.index(&m.device).is_none() && State::alive(self.layout, name).is_none()
             })
         };
         let idle = all.is_empty() && link::index(&self.net.bridge).is_some();

@@ -26,6 +26,7 @@ use netlink_sys::{Socket, SocketAddr};
 use super::plan::Mac;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys;
+use crate::sys::net::Devices;
 
 /// For how long a network namespace may go on after its last process.
 const TAKEN_APART: Duration = Duration::from_secs(10);
@@ -316,7 +317,7 @@ fn family(address: IpAddr) -> AddressFamily {
 
 /// The number of the host's device `name`; None if there is none.
 pub(super) fn index(name: &str) -> Option<u32> {
-    sys::net::index(name)
+    Devices::here().ok()?.index(name)
 }
 
 /// The number of a device of the host's that the admin named.

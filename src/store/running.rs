@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::{Layout, Name, atomic};
 use crate::error::{Context, Result};
@@ -23,7 +24,7 @@ pub struct Process {
 impl Process {
     /// The process that has `pid` now.
     pub fn now(pid: i32) -> Option<Self> {
-        Some(Self { pid, start: start_of(pid)? })
+        Some(Self { pid, start: state_and_start(pid)?.1 })
     }
 
     /// When it began, RFC 3339.
@@ -41,16 +42,21 @@ impl Process {
         let fd = sys::process::pidfd(self.pid).ok()?;
         // The order matters: the descriptor is for whoever has the number now, and that is
         // ours if it began when ours did.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        let state = stat.get(stat.rfind(')')? + 2..)?.chars().next()?;
-        (start_of(self.pid)? == self.start && state != 'Z' && state != 'X').then_some(fd)
+        let (state, start) = state_and_start(self.pid)?;
+        (start == self.start && state != 'Z' && state != 'X').then_some(fd)
     }
 }
 
-fn start_of(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// The third field of proc_pid_stat(5), and the 22nd.
+fn state_and_start(pid: i32) -> Option<(char, u64)> {
+    use std::io::Read;
+    // Asked of each container by nearly every command: one read has all of the line.
+    let mut space = [0; 4096];
+    let n = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut space).ok()?;
+    let stat = String::from_utf8_lossy(&space[..n]);
     // The command in parentheses can hold anything, so count from its end.
-    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
+    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+    Some((fields.next()?.chars().next()?, fields.nth(18)?.parse().ok()?))
 }
 
 /// The state of a container that was started.
@@ -83,9 +89,14 @@ pub struct State {
 }
 
 /// The kernel's id of this boot.
-pub fn boot_id() -> Result<String> {
+pub fn boot_id() -> Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?.trim().to_string())
+    let text = std::fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
+    Ok(ID.get_or_init(|| text.trim().to_string()))
 }
 
 impl State {

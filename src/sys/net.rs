@@ -1,6 +1,6 @@
 //! Network namespaces and their devices, as far as they need no netlink.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
@@ -23,13 +23,20 @@ pub fn loopback_up() -> Result<()> {
     if r == 0 { Ok(()) } else { Err(Error::last("ioctl(SIOCSIFFLAGS, \"lo\")")) }
 }
 
-/// The number of the device `name` in this network namespace.
-pub fn index(name: &str) -> Option<u32> {
-    let name = std::ffi::CString::new(name).ok()?;
-    // SAFETY: `name` is a NUL-terminated string that lives through the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => None,
-        index => Some(index),
+/// The devices of the network namespace that this thread was in when it asked.
+pub struct Devices(OwnedFd);
+
+impl Devices {
+    /// Those of here and now.
+    pub fn here() -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
+        Ok(Self(socket.named(|| "socket(AF_UNIX)".into())?))
+    }
+
+    /// The number of the device `name`; None if there is none.
+    pub fn index(&self, name: &str) -> Option<u32> {
+        rustix::net::netdevice::name_to_index(&self.0, name).ok()
     }
 }
 
