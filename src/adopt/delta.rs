@@ -44,13 +44,17 @@ pub struct Delta {
     pub(super) new_tree: PathBuf,
 }
 
+/// What is to be done inside where something in these differs.
+const ACTED_ON: [(Inside, &str); 3] = [
+    (Inside::DaemonReload, "usr/lib/systemd/system"),
+    (Inside::DaemonReload, "usr/lib/systemd/system-generators"),
+    (Inside::Tmpfiles, "usr/lib/tmpfiles.d"),
+];
+
 /// Compares two generations by their manifests.
 pub fn delta(old_generation_dir: &Path, new_generation_dir: &Path) -> Result<Delta> {
-    let by_path = |list: Vec<Entry>| -> BTreeMap<String, Entry> {
-        list.into_iter().map(|e| (e.path.clone(), e)).collect()
-    };
-    let mut old = by_path(manifest::read(old_generation_dir)?);
-    let mut new = by_path(manifest::read(new_generation_dir)?);
+    let mut old = looked_at(old_generation_dir)?;
+    let mut new = looked_at(new_generation_dir)?;
     let trees = [old_generation_dir.join("tree"), new_generation_dir.join("tree")];
     let inside = inside(&old, &new);
     // Devices and sockets are not copied into containers.
@@ -90,6 +94,17 @@ pub fn delta(old_generation_dir: &Path, new_generation_dir: &Path) -> Result<Del
         inside,
         new_tree,
     })
+}
+
+/// What is asked about of a generation: all outside `/usr`, and what has to be acted on inside.
+fn looked_at(generation_dir: &Path) -> Result<BTreeMap<String, Entry>> {
+    let mut found = BTreeMap::new();
+    manifest::each(generation_dir, |line| {
+        if class::is_private(line.path) || ACTED_ON.iter().any(|(_, dir)| below(line.path, dir)) {
+            found.insert(line.path.to_string(), line.into());
+        }
+    })?;
+    Ok(found)
 }
 
 /// Whether `path` is `dir` or in it.
@@ -164,11 +179,6 @@ fn library_dirs(tree: &Path, entries: &BTreeMap<String, Entry>) -> Result<Vec<St
 
 /// What the change of `/usr` itself calls for.
 fn inside(old: &BTreeMap<String, Entry>, new: &BTreeMap<String, Entry>) -> BTreeSet<Inside> {
-    let dirs = [
-        (Inside::DaemonReload, "usr/lib/systemd/system"),
-        (Inside::DaemonReload, "usr/lib/systemd/system-generators"),
-        (Inside::Tmpfiles, "usr/lib/tmpfiles.d"),
-    ];
     let changed = |dir: &str| {
         let range = |map: &'_ BTreeMap<String, Entry>| -> Vec<(String, String)> {
             // '0' comes right after '/'.
@@ -177,7 +187,7 @@ fn inside(old: &BTreeMap<String, Entry>, new: &BTreeMap<String, Entry>) -> BTree
         };
         range(old) != range(new)
     };
-    dirs.into_iter().filter(|(_, dir)| changed(dir)).map(|(what, _)| what).collect()
+    ACTED_ON.into_iter().filter(|(_, dir)| changed(dir)).map(|(what, _)| what).collect()
 }
 
 fn usr_time(tree: &Path) -> Result<(i64, u64)> {

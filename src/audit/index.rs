@@ -9,7 +9,7 @@ use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount, Origin};
 use crate::sys::path::open_dir;
 use crate::tree::inside::Inside;
-use crate::tree::manifest;
+use crate::tree::manifest::{self, Line};
 
 /// Where a generation keeps what dpkg knows.
 const LISTS: &str = "usr/lib/sysimage/dpkg/info";
@@ -106,8 +106,6 @@ impl Index {
     /// Compares the manifest of the generation in `current` with those in `others`.
     pub fn build(current: &Path, others: &[PathBuf]) -> Result<Self> {
         let usr = current.join("tree/usr");
-        let entries = manifest::read(current)?;
-        let now: HashSet<u64> = entries.iter().map(|e| e.inode).collect();
         let mut index = Self {
             device: mountinfo::origin(&usr)?.device,
             stat_device: mount::stat(open_dir(&usr)?)?.file.0,
@@ -116,34 +114,37 @@ impl Index {
             interpreters: HashMap::new(),
             changed: HashSet::new(),
         };
-        index.add_interpreters(&entries);
+        let mut now = HashSet::new();
+        manifest::each(current, |line| {
+            now.insert(line.inode);
+            index.add_interpreter(line);
+        })?;
         for dir in others {
-            let entries = manifest::read(dir)?;
-            index.add_interpreters(&entries);
-            index.add_old(entries, &now);
+            manifest::each(dir, |line| {
+                index.add_interpreter(line);
+                index.add_old(line, &now);
+            })?;
             let usr = mountinfo::origin(&dir.join("tree/usr"))?;
             index.others.push(Other { dir: dir.clone(), usr, packages: OnceCell::new() });
         }
         Ok(index)
     }
 
-    fn add_interpreters(&mut self, entries: &[manifest::Entry]) {
-        let files = entries.iter().filter(|e| e.kind == "file");
-        let found = files.filter_map(|e| Some((e.inode, interpreter(&e.path)?)));
-        self.interpreters.extend(found);
+    fn add_interpreter(&mut self, line: Line<'_>) {
+        if let ("file", Some(language)) = (line.kind, interpreter(line.path)) {
+            self.interpreters.insert(line.inode, language);
+        }
     }
 
-    fn add_old(&mut self, entries: Vec<manifest::Entry>, now: &HashSet<u64>) {
+    fn add_old(&mut self, line: Line<'_>, now: &HashSet<u64>) {
         let generation = self.others.len();
-        for entry in entries {
-            let in_usr = entry.kind == "file" && entry.path.starts_with("usr/");
-            if !in_usr || now.contains(&entry.inode) {
-                continue;
-            }
-            self.changed.extend(module(&entry.path));
-            // A file of several names goes by the first.
-            self.old.entry(entry.inode).or_insert(Old { path: entry.path, generation });
+        let in_usr = line.kind == "file" && line.path.starts_with("usr/");
+        if !in_usr || now.contains(&line.inode) {
+            return;
         }
+        self.changed.extend(module(line.path));
+        // A file of several names goes by the first.
+        self.old.entry(line.inode).or_insert_with(|| Old { path: line.path.into(), generation });
     }
 
     /// Whether nothing is old.

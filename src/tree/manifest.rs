@@ -242,8 +242,47 @@ pub fn text(entries: &[Entry]) -> String {
     text
 }
 
+/// A line of a manifest; see [`Entry`] for its fields.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "they are those of Entry")]
+pub struct Line<'a> {
+    pub path: &'a str,
+    pub kind: &'a str,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    pub inode: u64,
+    pub sum: &'a str,
+    pub capability: &'a str,
+}
+
+impl From<Line<'_>> for Entry {
+    fn from(line: Line<'_>) -> Self {
+        Self {
+            path: line.path.into(),
+            kind: line.kind.into(),
+            mode: line.mode,
+            uid: line.uid,
+            gid: line.gid,
+            size: line.size,
+            inode: line.inode,
+            sum: line.sum.into(),
+            capability: line.capability.into(),
+        }
+    }
+}
+
 /// Reads the manifest of a generation, sorted as it is.
 pub fn read(generation_dir: &Path) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    each(generation_dir, |line| entries.push(line.into()))?;
+    Ok(entries)
+}
+
+/// Calls `look` with each line of a generation's manifest, in order: whoever wants few of the many
+/// thousand paths need not keep them all.
+pub fn each(generation_dir: &Path, mut look: impl FnMut(Line<'_>)) -> Result<()> {
     let path = generation_dir.join("manifest");
     let text =
         std::fs::read_to_string(&path).context(|| format!("cannot read {}", path.display()))?;
@@ -254,33 +293,27 @@ pub fn read(generation_dir: &Path) -> Result<Vec<Entry>> {
     if lines.next() != Some(HEADER) {
         return Err(damaged(1, &format!("is not {HEADER:?}")));
     }
-    let parsed = lines
-        .enumerate()
-        .map(|(n, line)| parse(line).ok_or_else(|| damaged(n + 2, "cannot be understood")));
-    parsed.collect()
+    for (n, line) in lines.enumerate() {
+        look(parse(line).ok_or_else(|| damaged(n + 2, "cannot be understood"))?);
+    }
+    Ok(())
 }
 
-fn parse(line: &str) -> Option<Entry> {
-    let f: Vec<&str> = line.split('\t').collect();
-    let [path, kind, mode, uid, gid, size, inode, sum, rest @ ..] = f.as_slice() else {
-        return None;
+fn parse(line: &str) -> Option<Line<'_>> {
+    let mut fields = line.split('\t');
+    let mut next = || fields.next();
+    let line = Line {
+        path: next()?,
+        kind: next()?,
+        mode: u32::from_str_radix(next()?, 8).ok()?,
+        uid: next()?.parse().ok()?,
+        gid: next()?.parse().ok()?,
+        size: next()?.parse().ok()?,
+        inode: next()?.parse().ok()?,
+        sum: next()?,
+        capability: next().unwrap_or_default(),
     };
-    let capability = match rest {
-        [] => "",
-        [one] => one,
-        _ => return None,
-    };
-    Some(Entry {
-        path: (*path).into(),
-        kind: (*kind).into(),
-        mode: u32::from_str_radix(mode, 8).ok()?,
-        uid: uid.parse().ok()?,
-        gid: gid.parse().ok()?,
-        size: size.parse().ok()?,
-        inode: inode.parse().ok()?,
-        sum: (*sum).into(),
-        capability: capability.into(),
-    })
+    fields.next().is_none().then_some(line)
 }
 
 /// Compares a generation's tree with its manifest; names each difference, by path.
