@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -473,7 +473,11 @@ fn a_file_system_that_never_answers_keeps_nobody_who_comes_in() {
         }
         // By a signal, without a terminal, once and for all.
         for signal in ["INT", "TERM"] {
-            let mut program = words(args);
+            // In the background of a script, where the tests may run, SIGINT is ignored.
+            let inner = words(args);
+            let mut program = Command::new("env");
+            program.arg("--default-signal=INT,TERM").arg(inner.get_program());
+            program.args(inner.get_args()).env_remove("COLOC_ROOT");
             program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             let mut program = program.spawn().unwrap();
             // By the first: others wait for the same answer.
