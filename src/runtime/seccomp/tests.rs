@@ -193,6 +193,21 @@ fn a_mask_hides_the_upper_half_of_a_register() {
     }
 }
 
+/// ARM has one number for two names: of the rules for both the first in the spec counts.
+#[test]
+fn several_names_of_a_number_are_decided_on_together() {
+    let (one, other) = ("arm_sync_file_range", "sync_file_range2");
+    for (first, second) in [(one, other), (other, one)] {
+        for allow in [true, false] {
+            let rules = vec![rule(&[first], allow, vec![]), rule(&[second], !allow, vec![])];
+            let mut spec = spec(rules);
+            spec.set_architectures(Some(vec![Arch::ScmpArchArm]));
+            let want = if allow { ALLOW } else { EPERM };
+            assert_eq!(run(&compile(&spec).unwrap(), ARM, 341, [0; 6]).0, want, "{first} {allow}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_compiled_is_an_error() {
     let mut odd = spec(vec![]);
