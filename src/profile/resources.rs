@@ -59,6 +59,35 @@ pub(super) fn of(
     all.build()
 }
 
+/// Refuses processors that this host has not: the kernel would, at the next start, with a number.
+pub(super) fn processors(limits: &Limits) -> Result<()> {
+    let Some(wanted) = &limits.cpus else { return Ok(()) };
+    let there = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let there = there.trim();
+    if there.is_empty() || are_among(wanted, there) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Usage,
+        format!("limits.cpus = {wanted}: this host has processors {there}"),
+    )
+    .hint("name some of those, or all"))
+}
+
+/// Whether all that the list `wanted` names is in the list `there`, both in the kernel's way of writing.
+fn are_among(wanted: &str, there: &str) -> bool {
+    let ranges = |list: &str| -> Vec<(u32, u32)> {
+        let number = |text: &str| text.parse().ok();
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some((number(first)?, number(last)?))
+        };
+        list.split(',').filter_map(range).collect()
+    };
+    let there = ranges(there);
+    ranges(wanted).iter().all(|w| there.iter().any(|t| t.0 <= w.0 && w.1 <= t.1))
+}
+
 /// Rates of disks; None if there are none.
 pub(super) fn io(limits: &Limits) -> Result<Option<LinuxBlockIo>> {
     let all = [
@@ -147,6 +176,21 @@ mod tests {
         assert_eq!(json["memory"]["limit"], 85 << 20);
         assert_eq!(json["memory"]["swap"], 85 << 20);
         assert_eq!(json["unified"]["memory.high"], (70u64 << 20).to_string());
+    }
+
+    #[test]
+    fn processors_are_those_of_the_host() {
+        for (wanted, there, is) in [
+            ("0", "0-1", true),
+            ("0-1,4", "0-2,4-7", true),
+            ("1-3", "0-2", false),
+            ("7", "0", false),
+        ] {
+            assert_eq!(are_among(wanted, there), is, "{wanted} of {there}");
+        }
+        let limits = Limits { cpus: Some("0,8191".into()), ..Limits::default() };
+        assert_eq!(processors(&limits).unwrap_err().kind(), Kind::Usage);
+        assert!(processors(&Limits::default()).is_ok());
     }
 
     #[test]

@@ -168,6 +168,7 @@ const READ_ONLY: [&str; 4] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq"]
 /// The whole spec of one container.
 pub fn derive(record: &Record, settings: &Settings, place: &Place<'_>) -> Result<Spec> {
     let failed = |e: String| Error::failed(format!("cannot make the spec of {}: {e}", record.name));
+    resources::processors(&settings.limits)?;
     let io = resources::io(&settings.limits)?;
     let nodes = settings.devices.iter().map(node).collect::<Result<Vec<_>>>()?;
     let own =

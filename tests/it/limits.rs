@@ -108,6 +108,7 @@ fn what_cannot_be_is_refused_and_nothing_changes() {
         "cpu=0",
         "cpu.weight=0",
         "cpus=banana",
+        "cpus=0,8191",
         "pids=0",
         "io.weight=10001",
         "io.rbps=/dev/null:1M",
