@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! coloc start ── clone3 into the supervisor's cgroup ──> makes the container, all but its cable
-//!   │  waits for the rules of the network                  │
+//!   │  gives it its limits, waits for the network's rules  │
 //!   ├── "go", or why not ────────────────────────────────> connects it, has init executed
 //!   │ <──────────────────────────────── "ok", or why not ──┤
 //!   └ ends                                                 └ executes the monitor
@@ -65,8 +65,15 @@ impl Apart {
     }
 
     /// Tells it when the network is there, and waits for its word; returns when init runs.
-    pub(super) fn watch_over(self, engine: &Engine, mut network: Option<Admitted>) -> Result<()> {
-        let word = match network.as_mut().map_or(Ok(()), |admitted| engine.complete(admitted)) {
+    pub(super) fn watch_over(
+        self,
+        engine: &Engine,
+        start: &Start,
+        mut network: Option<Admitted>,
+    ) -> Result<()> {
+        let mut connected =
+            || network.as_mut().map_or(Ok(()), |admitted| engine.complete(admitted));
+        let word = match engine.furnish_beside(start).and_then(|()| connected()) {
             Ok(()) => GO.to_vec(),
             Err(e) => {
                 // It takes the container off the network, for which it has to get in.

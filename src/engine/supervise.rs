@@ -45,7 +45,14 @@ impl Engine {
             let running = self.take_over(name, state, init)?;
             return watch(lock, running);
         }
-        let (start, network) = self.prepare(name)?;
+        let record = Record::load(&self.layout, name)?;
+        let settings = self.settings(&record)?;
+        let (start, network) = self.prepare(record, settings)?;
+        if let Err(e) = self.furnish_before(&start) {
+            drop(network);
+            self.undo(&start);
+            return Err(e);
+        }
         match &start.cgroups.birthplace {
             None => self.begin_and_watch(lock, &start, network),
             Some(place) => open_dir(place)
@@ -69,12 +76,13 @@ impl Engine {
             return Ok(false);
         }
         let record = Record::load(&self.layout, name)?;
-        if self.settings(&record)?.init == InitChoice::Builtin {
+        let settings = self.settings(&record)?;
+        if settings.init == InitChoice::Builtin {
             return Ok(false);
         }
-        let (start, network) = self.prepare(name)?;
-        match Apart::begin(self, lock, &start) {
-            Ok(apart) => apart.watch_over(self, network).map(|()| true),
+        let (start, network) = self.prepare(record, settings)?;
+        match self.furnish_before(&start).and_then(|()| Apart::begin(self, lock, &start)) {
+            Ok(apart) => apart.watch_over(self, &start, network).map(|()| true),
             Err(e) => {
                 // What undoes the rest takes the network's lock, which is in here.
                 drop(network);
@@ -127,6 +135,7 @@ impl Engine {
         mut network: Option<Admitted>,
     ) -> Result<std::convert::Infallible> {
         let begun = self.begin(start, &mut || {
+            self.furnish_beside(start)?;
             network.as_mut().map_or(Ok(()), |admitted| self.complete(admitted))
         });
         // Before the clean-up, which waits for it.
@@ -151,11 +160,11 @@ impl Engine {
         become_monitor(running)
     }
 
-    /// All of a start that needs no process of its own.
-    fn prepare(&self, name: &Name) -> Result<(Start, Option<Admitted>)> {
+    /// What a start goes by, and what its supervisor is born in; [`furnish`](Self::furnish) has the rest.
+    fn prepare(&self, record: Record, settings: Settings) -> Result<(Start, Option<Admitted>)> {
+        let name = &record.name.clone();
         self.refuse_orphans(name)?;
         self.clean_up(name);
-        let record = Record::load(&self.layout, name)?;
         // systemd starts at boot what no other command came before.
         self.shield_trees()?;
         let mut network = self.admit(&record).inspect_err(|_| self.off_network(name))?;
@@ -164,7 +173,7 @@ impl Engine {
         // would keep the kernel from passing controllers on to the container.
         let apart = !of_systemd();
         let waited = network.as_mut().filter(|_| !apart).map_or(Ok(()), |n| self.complete(n));
-        match waited.and_then(|()| self.prepare_rest(record, member)) {
+        match waited.and_then(|()| self.prepare_rest(record, settings, member)) {
             Ok(start) => Ok((start, network)),
             Err(e) => {
                 drop(network);
@@ -174,35 +183,52 @@ impl Engine {
         }
     }
 
-    fn prepare_rest(&self, record: Record, member: Option<Member>) -> Result<Start> {
+    fn prepare_rest(
+        &self,
+        record: Record,
+        settings: Settings,
+        member: Option<Member>,
+    ) -> Result<Start> {
         let name = &record.name;
-        let settings = self.settings(&record)?;
         let home = self.home_of(&record)?;
         let (spec, plan, kind) = self.plan_of(&record, &settings, home.as_ref())?;
-        self.keep_spec(&record, &spec)?;
         let run = self.layout.run_of(name);
         std::fs::create_dir_all(&run).context(|| format!("cannot make {}", run.display()))?;
+        // Now, for it walks through a tree in which nothing may move.
+        self.limit_disk(&record, &settings)?;
         let cgroups = cgroup::prepare(&self.layout.id(), name.as_str(), record.ids.start)?;
-        if let Some(label) = &plan.label {
-            label::load(&self.labels(name), label, &label::text(&plan, label))?;
-        }
-        self.limit_disk(&record, &settings).inspect_err(|_| cgroup::remove(&cgroups.made))?;
-        plan.resources
-            .apply(&cgroups.payload, &cgroups.v1)
-            .and_then(|()| self.share(name, &cgroups.payload, &plan.resources))
-            .inspect_err(|_| cgroup::remove(&cgroups.made))?;
-        if let Some(rules) = &plan.devices {
-            devices::confine(&cgroups.payload, rules)
-                .inspect_err(|_| cgroup::remove(&cgroups.made))?;
-        }
         let given = given::own(&plan, &settings);
-        Ok(Start { record, member, plan, kind, run, cgroups, given })
+        Ok(Start { record, member, spec, plan, kind, run, cgroups, given })
+    }
+
+    /// What a hook is to find there, for it is called while the container is made.
+    fn furnish_before(&self, start: &Start) -> Result<()> {
+        if start.plan.hooks.is_empty() { Ok(()) } else { self.furnish(start) }
+    }
+
+    /// The same for a container without hooks, while it is made.
+    pub(super) fn furnish_beside(&self, start: &Start) -> Result<()> {
+        if start.plan.hooks.is_empty() { self.furnish(start) } else { Ok(()) }
+    }
+
+    /// All else that has to be there before init is executed: the spec, the label, the limits, the devices.
+    /// After an error the cgroups are still to be removed.
+    fn furnish(&self, start: &Start) -> Result<()> {
+        let Start { record, plan, cgroups, .. } = start;
+        let name = &record.name;
+        self.keep_spec(record, &start.spec)?;
+        if let Some(label) = &plan.label {
+            label::load(&self.labels(name), label, &label::text(plan, label))?;
+        }
+        plan.resources.apply(&cgroups.payload, &cgroups.v1)?;
+        self.share(name, &cgroups.payload, &plan.resources)?;
+        plan.devices.as_ref().map_or(Ok(()), |rules| devices::confine(&cgroups.payload, rules))
     }
 
     /// Starts the container; its state is on record before its init is executed. `connected` returns
     /// when it may be connected to the network. After an error it is still to be taken off that.
     fn begin(&self, start: &Start, connected: &mut dyn FnMut() -> Result<()>) -> Result<Running> {
-        let Start { record, member, plan, kind, run, cgroups, given } = start;
+        let Start { record, member, plan, kind, run, cgroups, given, .. } = start;
         let name = &record.name;
         // Before anything of it runs, it has its addresses.
         let mut connect = |init: &Child| {
@@ -470,6 +496,7 @@ struct Running {
 pub(super) struct Start {
     pub(super) record: Record,
     member: Option<Member>,
+    spec: Spec,
     plan: Plan,
     kind: InitKind,
     run: std::path::PathBuf,

@@ -80,6 +80,11 @@ impl Hooks {
         Self { list: list.collect(), about }
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Hook] {
         &self.list
