@@ -155,7 +155,12 @@ pub const KEYS: &[Key] = &[
         "100",
         "Its share of processor time where there is not enough for all.",
     )),
-    now(key("limits.cpus", Kind::Cpus, "all", "On which of the processors that the host has it runs.")),
+    now(key(
+        "limits.cpus",
+        Kind::Cpus,
+        "all",
+        "On which of the processors that the host has it runs.",
+    )),
     now(key(
         "limits.pids",
         count(1, 4_194_304, "max"),

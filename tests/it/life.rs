@@ -321,3 +321,19 @@ fn what_is_left_in_the_cgroup_of_a_container_is_killed() {
     c.ok("start", &[]);
     c.root(&["true"]).ok();
 }
+
+/// The container is half made by then.
+#[test]
+fn what_cannot_be_furnished_does_not_start_and_leaves_nothing() {
+    let c = Container::create(store(), "unfurnished", &[]);
+    let spec = c.private("..").join("config.json");
+    let _ = std::fs::remove_file(&spec);
+    std::fs::create_dir_all(spec.join("in the way")).unwrap();
+    let said = c.store.fails(1, &["start", &c.name]);
+    assert!(said.contains("config.json"), "{said}");
+    assert_eq!(c.word(), "stopped");
+    assert_eq!(c.cgroups(), [""; 0]);
+    std::fs::remove_dir_all(&spec).unwrap();
+    c.ok("start", &[]);
+    c.root(&["true"]).ok();
+}
