@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,7 +48,11 @@ impl RestartArgs {
 
 pub(super) fn run(engine: &Engine, which: &Which, timeout: u64) -> Result<ExitCode> {
     let names = ui::chosen(engine, which)?;
-    Ok(ui::each(&names, |name| stop(engine, name, timeout)))
+    let asked = match names.len() {
+        2.. if timeout > 0 => engine.ask_all(&names),
+        _ => BTreeSet::new(),
+    };
+    Ok(ui::each(&names, |name| stop(engine, name, timeout, asked.contains(name))))
 }
 
 pub(super) fn run_restart(
@@ -58,7 +63,7 @@ pub(super) fn run_restart(
 ) -> Result<ExitCode> {
     let names = ui::chosen(engine, which)?;
     Ok(ui::each(&names, |name| {
-        stop(engine, name, timeout)?;
+        stop(engine, name, timeout, false)?;
         start::start(engine, name, wait)
     }))
 }
@@ -66,8 +71,10 @@ pub(super) fn run_restart(
 /// The longest that the command line takes, too.
 const LONGEST: u64 = 3600;
 
-fn stop(engine: &Engine, name: &Name, timeout: u64) -> Result<()> {
+/// Stops `name`, which may have been `asked` to end before, and says what that came to.
+fn stop(engine: &Engine, name: &Name, timeout: u64, asked: bool) -> Result<()> {
     match engine.stop(name, Duration::from_secs(timeout.min(LONGEST)))? {
+        Outcome::Already if asked => println!("stopped {name}"),
         Outcome::Stopped => println!("stopped {name}"),
         Outcome::Killed => println!("killed {name}"),
         Outcome::Already => println!("{name} does not run"),

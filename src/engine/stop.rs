@@ -1,5 +1,6 @@
 //! `coloc stop`, `freeze` and `thaw`.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,24 @@ impl Engine {
         self.noting(Verb::Stop, name, &args, || {
             self.stop_under(name, timeout, || self.permit(Verb::Stop, name).map(drop))
         })
+    }
+
+    /// Asks the inits of all of `names` to power off, and waits for none: before they are stopped one by
+    /// one, so that the time it takes is that of the slowest, not of all together. What is not as it should be
+    /// is left to its own [`stop`](Self::stop). Gives those that were asked.
+    pub fn ask_all(&self, names: &[Name]) -> BTreeSet<Name> {
+        names.iter().filter(|name| self.ask_ahead(name).is_some()).cloned().collect()
+    }
+
+    fn ask_ahead(&self, name: &Name) -> Option<()> {
+        let _lock = lock::try_exclusive(&self.layout, &Subject::Container(name.clone())).ok()??;
+        self.permit(Verb::Stop, name).ok()?;
+        let (state, init) = State::alive(&self.layout, name)?;
+        let signal = InitKind::of_word(&state.init_kind).poweroff_signal()?;
+        let hears = !cgroup::frozen(&state.cgroup) && process::takes(state.init.pid, signal);
+        // Without a supervisor it gets another one first.
+        (hears && state.supervisor.open().is_some()).then_some(())?;
+        process::signal(&init, signal).ok()
     }
 
     /// [`stop`](Self::stop) for a container whose record may be damaged.

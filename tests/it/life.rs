@@ -134,6 +134,34 @@ fn a_stop_right_after_a_start_is_heard() {
     }
 }
 
+/// One that is slow to end does not keep the next from beginning to.
+#[test]
+fn those_that_are_stopped_together_end_together() {
+    let slow = ["slow-a", "slow-b"].map(|word| Container::started(store(), word, &[]));
+    for c in &slow {
+        c.root_sh(
+            "systemd-run --quiet --collect --unit slow -p RemainAfterExit=yes \
+             -p ExecStop='sh -c \"touch /var/asked; until test -e /var/let-go; do sleep 0.1; done\"' true",
+        )
+        .ok();
+    }
+    let names = [slow[0].name.as_str(), slow[1].name.as_str()];
+    let mut stop = store().command(&["stop", names[0], names[1], "--timeout", "80"]);
+    let stop = stop.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    until("both were asked", || slow.iter().all(|c| c.private("var/asked").exists()));
+    for c in &slow {
+        std::fs::write(c.private("var/let-go"), "").unwrap();
+    }
+    let said = String::from_utf8(stop.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(said, format!("stopped {}\nstopped {}\n", names[0], names[1]));
+    // With no time nobody is asked.
+    for c in &slow {
+        c.ok("start", &[]);
+    }
+    let said = store().ok(&["stop", names[0], names[1], "--timeout", "0"]);
+    assert_eq!(said, format!("killed {}\nkilled {}\n", names[0], names[1]));
+}
+
 #[test]
 fn restart_gives_a_new_init() {
     let c = Container::started(store(), "restart", &["--init", "builtin"]);
