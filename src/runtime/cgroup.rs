@@ -209,9 +209,19 @@ impl Doors {
 
 /// Passes on every controller that there is; one that cannot be is left out.
 fn enable(dir: &Path) {
-    let have = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-    for controller in have.split_whitespace() {
-        let _ = set(dir, "cgroup.subtree_control", &format!("+{controller}"));
+    const FILE: &str = "cgroup.subtree_control";
+    let text = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let (have, passed) = (text("cgroup.controllers"), text(FILE));
+    let missing: Vec<String> = have
+        .split_whitespace()
+        .filter(|controller| !passed.split_whitespace().any(|p| p == *controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    // All or none of a line counts (the kernel's cgroup-v2 document, "Enabling and Disabling").
+    if !missing.is_empty() && set(dir, FILE, &missing.join(" ")).is_err() {
+        for controller in &missing {
+            let _ = set(dir, FILE, controller);
+        }
     }
 }
 
