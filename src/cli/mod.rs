@@ -176,6 +176,10 @@ pub fn main() -> ExitCode {
     }
     let verb = verb_word().unwrap_or_default();
     let verb = verb.to_str().unwrap_or_default();
+    if ["start", "stop", "restart", "serve"].contains(&verb) {
+        // What these leave behind goes on for years, and would hold a caller's lock or pipe.
+        let _ = crate::sys::process::close_from(3);
+    }
     let enters = ["start", "shell", "exec", "supervise"].contains(&verb);
     if enters && nix::unistd::geteuid().is_root() {
         // Before anything is done, as it begins anew. Who needs it asks again, and says why not.
@@ -200,7 +204,7 @@ pub fn main() -> ExitCode {
 }
 
 fn usage_code(e: &clap::Error) -> u8 {
-    let entering = std::env::args().any(|a| a == "exec" || a == "shell");
+    let entering = std::env::args_os().any(|a| a == "exec" || a == "shell");
     match e.use_stderr() {
         false => 0,
         true if entering => OWN_FAILURE as u8,

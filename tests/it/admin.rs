@@ -236,6 +236,18 @@ fn bad_names_are_refused_and_leave_nothing() {
 }
 
 #[test]
+fn an_argument_that_is_no_text_is_refused_as_any_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let store = Store::empty("bytes");
+    for (verb, code) in [("create", 2), ("status", 2), ("start", 2), ("exec", 125)] {
+        let mut command = store.command(&[verb]);
+        command.arg(std::ffi::OsStr::from_bytes(b"a\xff"));
+        let said = run(command).fails(code);
+        assert!(said.contains("UTF-8") && !said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
 fn what_is_not_there_is_refused_with_3() {
     let store = Store::mini("unknown", 2);
     for args in [
