@@ -292,7 +292,8 @@ pub fn close_from(first: u32) -> Result<()> {
 
 fn close_range(first: u32, last: u32, flags: i32, name: &str) -> Result<()> {
     // SAFETY: no pointers. With no flag this closes descriptors that some OwnedFd may still
-    // hold; the callers are about to run a loop of their own or to exec, and drop nothing.
+    // hold; the callers have opened none yet, or are about to run a loop of their own or to exec,
+    // and drop nothing.
     let r = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if r == 0 { Ok(()) } else { Err(Error::last(format!("close_range({first}, {last}, {name})"))) }
 }

@@ -1,6 +1,6 @@
 //! Start, stop, reboot, freeze, and a supervisor that is killed.
 
-use crate::common::{Container, Store, host_user, kill, sh, store, until};
+use crate::common::{Container, Store, coloc, host_user, kill, sh, store, until};
 
 #[test]
 fn systemd_inside_is_running_with_no_failed_unit() {
@@ -242,6 +242,25 @@ fn without_its_supervisor_a_container_goes_on_and_gets_a_new_one() {
     c.ok("stop", &[]);
     assert_eq!(c.word(), "stopped");
     assert_eq!(c.cgroups(), [""; 0]);
+}
+
+#[test]
+fn what_a_caller_has_open_is_not_kept_open() {
+    for (word, init) in [("held", "auto"), ("held2", "builtin")] {
+        let c = Container::create(store(), word, &["--init", init]);
+        let root = c.store.root.display();
+        for verb in ["start", "restart"] {
+            sh(&format!(
+                "exec 7>{root}/{word} && flock -n 7 && exec {} --root {root} {verb} {}",
+                coloc().display(),
+                c.name
+            ))
+            .ok();
+            assert_eq!(c.word(), "running");
+            // The lock went with the command, and is not the supervisor's.
+            sh(&format!("flock -n {root}/{word} true")).ok();
+        }
+    }
 }
 
 #[test]
