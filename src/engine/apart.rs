@@ -33,8 +33,13 @@ pub(super) struct Apart {
 }
 
 impl Apart {
-    /// Makes it. It has `lock`, the container's, from here on.
-    pub(super) fn begin(engine: &Engine, lock: Lock, start: &Start) -> Result<Self> {
+    /// Makes it. It has `lock`, the container's, from here on; `network` stays with this process.
+    pub(super) fn begin(
+        engine: &Engine,
+        lock: Lock,
+        start: &Start,
+        network: &mut Option<Admitted>,
+    ) -> Result<Self> {
         let place = start.cgroups.birthplace.as_ref();
         let place = open_dir(place.ok_or_else(|| Error::failed("it has no cgroup of its own"))?)?;
         let (said, says) =
@@ -42,8 +47,12 @@ impl Apart {
         let (go, hears) = fdpass::pair()?;
         let (mut near, mut lock) = (Some((said, go)), Some(lock));
         let child = clone::spawn(0, Some(place.as_fd()), || {
-            // With a copy of these ends it would never hear that this process died.
+            // With a copy of these ends it would never hear that this process died, and with one of the
+            // network's lock it would then wait for itself.
             drop(near.take());
+            if let Some(admitted) = network.take() {
+                admitted.leave_to_parent();
+            }
             let begun = on_its_own(&says).and_then(|()| match lock.take() {
                 Some(lock) => engine.begin_apart(lock, start, &mut || hear(&hears)),
                 None => Err(Error::failed("it has no lock")),
@@ -58,7 +67,7 @@ impl Apart {
         })
         .context(|| "cannot make its supervisor")?;
         if let Some(lock) = lock {
-            lock.leave_to_child();
+            lock.leave_to_other();
         }
         let (said, go) = near.ok_or_else(|| Error::failed("its supervisor cannot be heard"))?;
         Ok(Self { child, said, go })

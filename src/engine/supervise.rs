@@ -80,8 +80,9 @@ impl Engine {
         if settings.init == InitChoice::Builtin {
             return Ok(false);
         }
-        let (start, network) = self.prepare(record, settings)?;
-        match self.furnish_before(&start).and_then(|()| Apart::begin(self, lock, &start)) {
+        let (start, mut network) = self.prepare(record, settings)?;
+        let furnished = self.furnish_before(&start);
+        match furnished.and_then(|()| Apart::begin(self, lock, &start, &mut network)) {
             Ok(apart) => apart.watch_over(self, &start, network).map(|()| true),
             Err(e) => {
                 // What undoes the rest takes the network's lock, which is in here.

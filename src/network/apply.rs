@@ -49,6 +49,15 @@ struct Begun {
     generation: Option<u32>,
 }
 
+impl Admitted {
+    /// Leaves it to the parent of this child, which has it too: no more of it is here then.
+    pub fn leave_to_parent(self) {
+        // What loads the rules is the parent's to wait for.
+        std::mem::forget(self.begun);
+        self._locks.into_iter().for_each(Lock::leave_to_other);
+    }
+}
+
 impl Begun {
     fn private(&self) -> Vec<Member> {
         self.members.iter().filter(|m| m.is_private()).cloned().collect()

@@ -69,9 +69,10 @@ impl Subject {
 pub struct Lock(#[allow(dead_code, reason = "held for its Drop")] Flock<File>);
 
 impl Lock {
-    /// Leaves it to a child that was made while this process had it: flock(2) takes the two for one,
-    /// so that to give it up here would be to give up the child's.
-    pub fn leave_to_child(self) {
+    /// Leaves it to a child that was made while this process had it, or to the parent that this child is
+    /// of: flock(2) takes the two for one, so that to give it up here would be to give up the other's. And
+    /// with a copy left here, it would not go when the other one dies.
+    pub fn leave_to_other(self) {
         use std::os::fd::AsRawFd;
         let number = self.0.as_raw_fd();
         std::mem::forget(self);

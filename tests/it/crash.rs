@@ -1,6 +1,6 @@
 //! A command that is killed at each of its steps leaves a whole thing or nothing.
 
-use crate::common::{Store, run};
+use crate::common::{Store, debian, run};
 
 #[track_caller]
 fn kill_at(store: &Store, step: &str, args: &[&str]) {
@@ -130,6 +130,19 @@ fn what_an_earlier_version_left_is_taken_apart() {
         .ok();
         store.fails(3, &["start", "victim"]);
         assert!(!store.state(&old).exists());
+        store.assert_whole();
+    }
+}
+
+/// Its supervisor, which is a child of it, gives up too, and has nothing of the network's.
+#[test]
+fn start_killed_when_its_supervisor_is_at_work() {
+    let store = debian("start-killed", 2);
+    store.ok(&["create", "victim"]);
+    for step in ["network.admitted", "network.settled"] {
+        kill_at(&store, step, &["start", "victim"]);
+        store.ok(&["start", "victim"]);
+        store.ok(&["stop", "victim", "--timeout", "0"]);
         store.assert_whole();
     }
 }
