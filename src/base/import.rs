@@ -102,8 +102,12 @@ fn run(mut command: Command, name: &str, from: &Path) -> Result<()> {
     }
     let text = String::from_utf8_lossy(&out.stderr);
     let line = text.lines().next().unwrap_or("it failed without a word");
-    Err(Error::failed(crate::tree::file::printable(line))
-        .context(format!("cannot import {}", from.display())))
+    // tar says first how little it could write, and why for the next file.
+    let error = match text.contains("No space left on device") {
+        true => std::io::Error::from_raw_os_error(libc::ENOSPC).into(),
+        false => Error::failed(crate::tree::file::printable(line)),
+    };
+    Err(error.context(format!("cannot import {}", from.display())))
 }
 
 #[cfg(test)]

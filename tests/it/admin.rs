@@ -187,7 +187,7 @@ fn a_failing_mmdebstrap_shows_its_last_lines() {
 
 #[test]
 fn a_full_disk_leaves_no_base_and_no_container() {
-    let store = Store::empty("full");
+    let store = Store::empty("full-disk");
     let root = store.root.display().to_string();
     let tree = mini_tree(&store.root);
     let disk = store.root.join("disk");
@@ -204,6 +204,8 @@ fn a_full_disk_leaves_no_base_and_no_container() {
          dd if=/dev/zero of={at}/fill bs=4k 2>/dev/null; \
          $c base create b2 --from {tree} && exit 96; \
          $c create x --init builtin --base b && exit 95; \
+         tar -C {tree} -cf {root}/tree.tar . || exit 92; truncate -s -600K {at}/fill; \
+         for from in {tree} {root}/tree.tar; do $c base create b3 --from $from && exit 93; done; \
          ls -A {at}/var/lib/coloc/staging {at}/var/lib/coloc/containers {at}/var/lib/coloc/bases >&2; \
          rm {at}/fill; $c create y --init builtin --base b >&2 || exit 94; \
          ls {at}/var/lib/coloc/staging {at}/var/lib/coloc/journal {at}/var/lib/coloc/containers; \
@@ -216,7 +218,7 @@ fn a_full_disk_leaves_no_base_and_no_container() {
         let line = format!("coloc:{}:{}", config["ids"]["start"], config["ids"]["count"]);
         std::fs::write(store.root.join("claim"), line).unwrap();
     }
-    assert!(out.stderr.contains("the disk is full"), "{}", out.stderr);
+    assert_eq!(out.stderr.matches("the disk is full").count(), 4, "{}", out.stderr);
     let left = out.ok();
     assert!(!left.contains("create") && left.contains("y\n"), "{left}");
 }
