@@ -1,5 +1,6 @@
 //! The admin's settings, `/etc/coloc/coloc.json`.
 
+use super::record::RANGE;
 use super::{Layout, Name, atomic};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -68,6 +69,19 @@ pub struct Pool {
     pub count: u32,
 }
 
+impl Pool {
+    /// Why containers cannot have these ids, if they cannot.
+    fn fault(self) -> Option<&'static str> {
+        if self.start < RANGE {
+            Some("it begins among the host's own users")
+        } else if self.start.checked_add(self.count).is_none() {
+            Some("it ends after the last id that there is")
+        } else {
+            None
+        }
+    }
+}
+
 fn default_profile() -> Name {
     // A literal that is a name; the test below would fail otherwise.
     Name::parse("profile", "member").unwrap_or_else(|_| unreachable!())
@@ -90,14 +104,24 @@ impl Config {
     /// could have written its state.
     pub fn load(layout: &Layout) -> Result<Self> {
         check_owner(layout)?;
-        atomic::read_json(&layout.config())?.ok_or_else(|| {
+        let path = layout.config();
+        let config: Option<Self> = atomic::read_json(&path)?;
+        let config = config.ok_or_else(|| {
             let root = match layout.is_default() {
                 true => String::new(),
                 false => format!("--root {} ", layout.root().display()),
             };
             Error::new(Kind::State, "this host is not set up for coloc")
                 .hint(format!("run: coloc {root}init"))
-        })
+        })?;
+        match config.ids.fault() {
+            None => Ok(config),
+            Some(why) => Err(Error::new(
+                Kind::Usage,
+                format!("{}: the pool of ids cannot be this one: {why}", path.display()),
+            )
+            .hint("write start and count there as in the line coloc:START:COUNT of /etc/subuid")),
+        }
     }
 }
 
@@ -136,5 +160,19 @@ mod tests {
         let c: Config = serde_json::from_str(r#"{"ids":{"start":5,"count":9}}"#).unwrap();
         assert_eq!(c, Config::new(Pool { start: 5, count: 9 }));
         assert_eq!(c.default_profile.as_str(), "member");
+    }
+
+    #[test]
+    fn a_pool_has_no_ids_of_the_hosts_users() {
+        for (start, count, good) in [
+            (0, 65536, false),
+            (1000, 65536, false),
+            (65535, 65536, false),
+            (65536, 65536, true),
+            (0x7000_0000, 65_536_000, true),
+            (u32::MAX - 65535, 65536, false),
+        ] {
+            assert_eq!(Pool { start, count }.fault().is_none(), good, "{start} {count}");
+        }
     }
 }
