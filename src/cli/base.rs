@@ -40,11 +40,12 @@ enum BaseVerb {
 
 /// Build a base, and publish it as generation 1.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["suite", "from"]))]
 struct CreateArgs {
     /// The base's name.
     name: String,
     /// The distribution's release, such as bookworm.
-    #[arg(long, required_unless_present = "from", conflicts_with = "from")]
+    #[arg(long)]
     suite: Option<String>,
     /// Where to get it; the mirrors of this host's apt by default.
     #[arg(long, value_name = "URL", conflicts_with = "from")]

@@ -52,7 +52,7 @@ use crate::sys::image;
 
 /// Long-lived system containers on one shared, read-only base.
 #[derive(Debug, Parser)]
-#[command(name = "coloc", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "coloc", version, max_term_width = 100)]
 struct Cli {
     /// Keep all state under DIR instead of /.
     #[arg(long, value_name = "DIR", env = "COLOC_ROOT", global = false)]

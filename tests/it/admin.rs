@@ -238,6 +238,15 @@ fn bad_names_are_refused_and_leave_nothing() {
 }
 
 #[test]
+fn help_is_given_in_each_way_that_one_asks_for_it() {
+    let store = Store::empty("help");
+    assert_eq!(store.ok(&["help"]), store.ok(&["--help"]));
+    assert_eq!(store.ok(&["help", "start"]), store.ok(&["start", "--help"]));
+    let said = store.run(&["base", "create", "b"]).fails(2);
+    assert!(said.contains("--suite") && said.contains("--from"), "{said}");
+}
+
+#[test]
 fn an_argument_that_is_no_text_is_refused_as_any_other() {
     use std::os::unix::ffi::OsStrExt;
     let store = Store::empty("bytes");
