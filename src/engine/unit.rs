@@ -43,8 +43,6 @@ fn template_installed() -> bool {
 /// Starts a container's unit and returns when its init runs, or says that it does not.
 pub fn start(layout: &Layout, container: &Name) -> Result<()> {
     let unit = name(layout, container);
-    // Of an earlier start that failed, which systemd would hold against this one.
-    let _ = systemctl(&["reset-failed", &unit]);
     if layout.is_default() && template_installed() {
         return done(systemctl(&["start", &unit])?, &format!("cannot start {unit}"));
     }
