@@ -46,8 +46,7 @@ pub(super) fn run(engine: &Engine, args: &AdoptArgs) -> Result<ExitCode> {
     }
     Ok(ui::each(&names, |name| {
         if args.pending {
-            engine.run_pending_at_start(name);
-            return Ok(());
+            return engine.run_pending_of_unit(name);
         }
         let (landing, generation) = engine.adopt(name, args.to)?;
         let live = if landing.swapped { ", live" } else { "" };

@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -26,11 +27,11 @@ use crate::request::Verb;
 use crate::runtime::cgroup;
 use crate::runtime::swap::{self, Done, Swap};
 use crate::store::journal::{self, Work};
-use crate::store::lock::{self, Subject};
+use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::generations;
 use crate::store::running::State;
 use crate::store::{Name, Record, atomic};
-use crate::sys::image;
+use crate::sys::{clone, image, process};
 use crate::tree;
 
 /// What came of one container.
@@ -115,8 +116,6 @@ fn collect(share: &[Name], worker: Result<Child>) -> Vec<ContainerReport> {
 
 /// For how long commands of coloc's own may run in a container, all of an adoption's together.
 const INSIDE_LIMIT: Duration = Duration::from_secs(120);
-/// The same as a part of its unit's start, which systemd gives less time than that.
-const AT_START: Duration = Duration::from_secs(75);
 
 /// How often a plan is made anew because the member's files change all the time.
 const PLANS: usize = 5;
@@ -423,15 +422,30 @@ impl Engine {
     /// went wrong. A container that does not run, or is frozen, keeps it for its next start, and
     /// so does one where it failed, if no start does it anyway.
     pub fn run_pending(&self, name: &Name) -> Vec<String> {
-        self.run_pending_within(name, INSIDE_LIMIT)
+        if self.pending_inside(name).is_empty() {
+            return Vec::new();
+        }
+        match lock::exclusive(&self.layout, &Subject::Pending(name.clone())) {
+            Ok(lock) => self.run_pending_under(name, &lock),
+            Err(e) => vec![e.to_string()],
+        }
     }
 
-    /// The same as a part of a start.
-    pub fn run_pending_at_start(&self, name: &Name) {
-        self.run_pending_within(name, AT_START);
+    /// The same, unless somebody else does it.
+    pub fn run_pending_of_unit(&self, name: &Name) -> Result<()> {
+        if let Some(lock) = self.claim_pending(name)? {
+            self.run_pending_under(name, &lock);
+        }
+        Ok(())
     }
 
-    fn run_pending_within(&self, name: &Name, limit: Duration) -> Vec<String> {
+    /// Has nobody else do it until the lock is dropped; None if somebody is about it.
+    pub(super) fn claim_pending(&self, name: &Name) -> Result<Option<Lock>> {
+        lock::try_exclusive(&self.layout, &Subject::Pending(name.clone()))
+    }
+
+    /// [`run_pending`](Self::run_pending) by who has its lock.
+    pub(super) fn run_pending_under(&self, name: &Name, _lock: &Lock) -> Vec<String> {
         let pending = self.pending_inside(name);
         if pending.is_empty() {
             return Vec::new();
@@ -440,11 +454,11 @@ impl Engine {
             Some((state, _)) if !cgroup::frozen(&state.cgroup) => {}
             _ => return Vec::new(),
         }
-        let end = Instant::now() + limit;
+        let end = Instant::now() + INSIDE_LIMIT;
         // A systemd that is starting empties /tmp, and takes their files from those who are
         // faster: update-ca-certificates fails so. One that never says it is up is not waited
         // for in vain for long.
-        let _ = self.wait_for_boot(name, limit / 2);
+        let _ = self.wait_for_boot(name, INSIDE_LIMIT / 2);
         let (mut notes, mut done) = (Vec::new(), Vec::new());
         for inside in pending {
             let command = command(inside);
@@ -461,6 +475,28 @@ impl Engine {
             notes.push(e.to_string());
         }
         notes
+    }
+
+    /// Has it run by a process of its own, if there is anything: for a supervisor, which has to go on,
+    /// as the console of what starts is not read by anybody else.
+    pub(super) fn have_pending_run(&self, name: &Name) -> Result<()> {
+        if self.pending_inside(name).is_empty() {
+            return Ok(());
+        }
+        // The child of a child that has ended: the monitor waits for nobody but init.
+        let between = clone::spawn(0, None, || {
+            let runner = image::again()
+                .args(["adopt", "--pending", name.as_str()])
+                .env("COLOC_ROOT", self.layout.root())
+                .env_remove("NOTIFY_SOCKET")
+                .spawn();
+            i32::from(runner.is_err())
+        })?;
+        match process::wait(between.pidfd.as_fd())? {
+            process::End::Code(0) => Ok(()),
+            _ => Err(Error::failed("cannot run what its last update left to be run inside")
+                .hint(format!("do it by hand: coloc adopt {name}"))),
+        }
     }
 
     /// Takes away what is done. What an adoption has noted meanwhile stays.

@@ -50,13 +50,16 @@ impl Engine {
         }
         // A new supervisor for a container that runs is a process of ours under systemd too: the
         // unit's cgroup has children, and takes no new main process.
-        let result = match unit::booted() && outcome == Outcome::Started {
-            true => self.start_unit(name),
-            false => self.spawn(name),
-        };
+        let by_unit = unit::booted() && outcome == Outcome::Started;
+        // Who asks for the unit has it done, and hears of its end; else its supervisor would.
+        let pending = if by_unit { self.claim_pending(name)? } else { None };
+        let result = if by_unit { self.start_unit(name) } else { self.spawn(name) };
         match result {
             Ok(()) => {
-                self.run_pending(name);
+                match pending {
+                    Some(lock) => self.run_pending_under(name, &lock),
+                    None => self.run_pending(name),
+                };
                 Ok(outcome)
             }
             // Another admin was faster by a moment.

@@ -141,7 +141,13 @@ impl Engine {
         });
         // Before the clean-up, which waits for it.
         self.announce(network);
-        watch(lock, begun.inspect_err(|_| self.off_network(&start.record.name))?)
+        let name = &start.record.name;
+        let running = begun.inspect_err(|_| self.off_network(name))?;
+        // A command that starts a container has it done, but what systemd starts at boot has none.
+        if of_systemd() {
+            self.have_pending_run(name).unwrap_or_else(|e| eprintln!("coloc: {name}: {e}"));
+        }
+        watch(lock, running)
     }
 
     /// The supervisor's part of a start, in a process of its own; `connected` as for

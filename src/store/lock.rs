@@ -17,6 +17,8 @@ pub enum Subject {
     Transaction(Name),
     /// One container: its record, its private tree, whether it runs.
     Container(Name),
+    /// What an adoption left to be run inside one container. May be taken by who has the container's.
+    Pending(Name),
     /// One base: its generations. Shared by whoever makes a container over it.
     Base(Name),
     /// The mount over all private trees. Shared by whoever puts a container in its place or takes one
@@ -39,6 +41,7 @@ impl Subject {
         match self {
             Subject::Transaction(name) => format!("transaction.{name}"),
             Subject::Container(name) => format!("container.{name}"),
+            Subject::Pending(name) => format!("pending.{name}"),
             Subject::Base(name) => format!("base.{name}"),
             Subject::Trees => "trees".into(),
             Subject::Network => "network".into(),
@@ -53,6 +56,7 @@ impl Subject {
         match self {
             Subject::Transaction(name) => format!("the update of base {name}"),
             Subject::Container(name) => format!("container {name}"),
+            Subject::Pending(name) => format!("what an update has to run in {name}"),
             Subject::Base(name) => format!("base {name}"),
             Subject::Trees => "the private trees".into(),
             Subject::Network => "the network".into(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Container, Store, debian, kill, run, run_within, sh, until};
+use crate::common::{Container, Store, coloc, debian, kill, run, run_within, sh, until};
 use crate::update::old_store;
 
 /// A change that an eye can follow: the same word in /usr and in /etc.
@@ -740,4 +740,33 @@ fn what_an_update_left_for_a_start_waits_for_it_and_is_kept_while_it_fails() {
     c.ok("restart", &[]);
     assert_eq!(ran().lines().count(), 2, "{}", ran());
     assert!(!pending.exists());
+}
+
+/// No command waits for that one.
+#[test]
+fn what_an_update_left_is_run_where_systemd_starts_a_container() {
+    if std::path::Path::new("/run/systemd/system").exists() {
+        // There it would want its unit, which is of the host's own store.
+        return;
+    }
+    let store = Store::mini("left", 1);
+    let c = Container::started(&store, "left", &["--init", "builtin"]);
+    let tool = "/usr/local/sbin/ldconfig";
+    let put = r"mkdir -p /usr/local/sbin; printf '#!/bin/sh\necho ran >> /root/ran\n'";
+    c.root_sh(&format!("{put} > {tool} && chmod 755 {tool}")).ok();
+    c.ok("stop", &[]);
+    let pending = store.state(&format!("containers/{}/pending.json", c.name));
+    std::fs::write(&pending, "[\"ldconfig\"]").unwrap();
+
+    let log = store.root.join("supervise.log").display().to_string();
+    let (coloc, root) = (coloc().display().to_string(), store.root.display());
+    let supervise =
+        format!("NOTIFY_SOCKET=/nowhere exec {coloc} --root {root} supervise {}", c.name);
+    sh(&format!("({supervise}) </dev/null >{log} 2>&1 &")).ok();
+    until("it is run", || !pending.exists());
+    assert_eq!(std::fs::read_to_string(c.private("root/ran")).unwrap(), "ran\n");
+    // Who ran it has ended, and is nobody's to wait for.
+    let pid = store.json(&["status", &c.name, "--json"])["supervisor_pid"].as_i64().unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children.split_whitespace().count(), 1, "{children}");
 }
