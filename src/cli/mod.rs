@@ -176,7 +176,7 @@ pub fn main() -> ExitCode {
     }
     let verb = verb_word().unwrap_or_default();
     let verb = verb.to_str().unwrap_or_default();
-    if ["start", "stop", "restart", "serve"].contains(&verb) {
+    if ["start", "stop", "restart"].contains(&verb) {
         // What these leave behind goes on for years, and would hold a caller's lock or pipe.
         let _ = crate::sys::process::close_from(3);
     }

@@ -33,14 +33,18 @@ while kill -0 "$3" 2>/dev/null && kill -0 $broker; do sleep 0.2; done; kill $bro
 
 impl<'a> Served<'a> {
     pub(crate) fn new(store: &'a Store) -> Self {
+        let mut broker = Command::new("sh");
+        broker.args(["-c", WATCH, "sh"]).arg(coloc()).arg(&store.root);
+        broker.arg(std::process::id().to_string());
+        Self::by(store, broker)
+    }
+
+    fn by(store: &'a Store, mut broker: Command) -> Self {
         member();
         let program = store.root.join("coloc");
         std::fs::copy(coloc(), &program).unwrap();
         let _ = std::fs::remove_file(store.root.join("coloc-shell"));
         std::os::unix::fs::symlink("coloc", store.root.join("coloc-shell")).unwrap();
-        let mut broker = Command::new("sh");
-        broker.args(["-c", WATCH, "sh"]).arg(coloc()).arg(&store.root);
-        broker.arg(std::process::id().to_string());
         broker.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let served = Self { store, program, broker: broker.spawn().unwrap() };
         until("the broker listens", || UnixStream::connect(served.socket()).is_ok());
@@ -683,4 +687,19 @@ fn who_comes_back_after_an_update_is_told_once() {
         child.wait().unwrap();
         assert_eq!(screen.text.contains("generation 7 is now 1"), told, "{}", screen.text);
     }
+}
+
+/// As systemd does it (sd_listen_fds(3)).
+#[test]
+fn a_socket_that_is_handed_over_is_served() {
+    let store = Store::mini("handed", 2);
+    let mut broker = Command::new("perl");
+    broker.args(["-MSocket", "-MPOSIX", "-e"]).arg(
+        "umask 0111; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un(shift)) or die; \
+         listen(S, 9); $^F = 9; POSIX::dup2(fileno(S), 3); exec @ARGV",
+    );
+    broker.arg(store.root.join("run/coloc/coloc.sock")).arg(coloc());
+    broker.arg("--root").arg(&store.root).args(["serve", "--socket"]);
+    let served = Served::by(&store, broker);
+    assert_eq!(served.sh("coloc list --json").ok().trim(), "[]");
 }
