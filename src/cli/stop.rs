@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,11 +48,19 @@ impl RestartArgs {
 
 pub(super) fn run(engine: &Engine, which: &Which, timeout: u64) -> Result<ExitCode> {
     let names = ui::chosen(engine, which)?;
-    let asked = match names.len() {
-        2.. if timeout > 0 => engine.ask_all(&names),
-        _ => BTreeSet::new(),
+    let limit = limit(timeout);
+    let mut asked = match names.len() {
+        2.. if timeout > 0 => engine.ask_all(&names, limit),
+        _ => BTreeMap::new(),
     };
-    Ok(ui::each(&names, |name| stop(engine, name, timeout, asked.contains(name))))
+    Ok(ui::each(&names, |name| {
+        let outcome = match asked.remove(name) {
+            Some(noted) => engine.stop_asked(name, limit, noted),
+            None => engine.stop(name, limit),
+        };
+        say(name, outcome?);
+        Ok(())
+    }))
 }
 
 pub(super) fn run_restart(
@@ -63,7 +71,7 @@ pub(super) fn run_restart(
 ) -> Result<ExitCode> {
     let names = ui::chosen(engine, which)?;
     Ok(ui::each(&names, |name| {
-        stop(engine, name, timeout, false)?;
+        say(name, engine.stop(name, limit(timeout))?);
         start::start(engine, name, wait)
     }))
 }
@@ -71,13 +79,14 @@ pub(super) fn run_restart(
 /// The longest that the command line takes, too.
 const LONGEST: u64 = 3600;
 
-/// Stops `name`, which may have been `asked` to end before, and says what that came to.
-fn stop(engine: &Engine, name: &Name, timeout: u64, asked: bool) -> Result<()> {
-    match engine.stop(name, Duration::from_secs(timeout.min(LONGEST)))? {
-        Outcome::Already if asked => println!("stopped {name}"),
+fn limit(timeout: u64) -> Duration {
+    Duration::from_secs(timeout.min(LONGEST))
+}
+
+fn say(name: &Name, outcome: Outcome) {
+    match outcome {
         Outcome::Stopped => println!("stopped {name}"),
         Outcome::Killed => println!("killed {name}"),
         Outcome::Already => println!("{name} does not run"),
     }
-    Ok(())
 }

@@ -1,9 +1,10 @@
 //! `coloc stop`, `freeze` and `thaw`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::events::Noted;
 use super::{Engine, unit};
 use crate::error::{Error, Kind, Result};
 use crate::request::Verb;
@@ -29,20 +30,36 @@ impl Engine {
     /// Stops `name`: asks its init, and kills everything in it after `timeout`.
     pub fn stop(&self, name: &Name, timeout: Duration) -> Result<Outcome> {
         self.permit(Verb::Stop, name)?;
-        let args = [format!("--timeout={}", timeout.as_secs())];
-        self.noting(Verb::Stop, name, &args, || {
-            self.stop_under(name, timeout, || self.permit(Verb::Stop, name).map(drop))
+        let noted = self.note(Verb::Stop, name, &stop_args(timeout))?;
+        self.stop_noted(name, timeout, noted)
+    }
+
+    /// [`stop`](Self::stop) for one of those that [`ask_all`](Self::ask_all) asked.
+    pub fn stop_asked(&self, name: &Name, timeout: Duration, noted: Noted) -> Result<Outcome> {
+        Ok(match self.stop_noted(name, timeout, noted)? {
+            // It has ended meanwhile.
+            Outcome::Already => Outcome::Stopped,
+            other => other,
         })
+    }
+
+    fn stop_noted(&self, name: &Name, timeout: Duration, noted: Noted) -> Result<Outcome> {
+        let check = || self.permit(Verb::Stop, name).map(drop);
+        let result = self.stop_under(name, timeout, check);
+        noted.end(result.as_ref().map(|_| 0));
+        result
     }
 
     /// Asks the inits of all of `names` to power off, and waits for none: before they are stopped one by
     /// one, so that the time it takes is that of the slowest, not of all together. What is not as it should be
-    /// is left to its own [`stop`](Self::stop). Gives those that were asked.
-    pub fn ask_all(&self, names: &[Name]) -> BTreeSet<Name> {
-        names.iter().filter(|name| self.ask_ahead(name).is_some()).cloned().collect()
+    /// is left to its own [`stop`](Self::stop). Gives those that were asked, with the lines of their
+    /// journals that say so, which [`stop_asked`](Self::stop_asked) ends.
+    pub fn ask_all(&self, names: &[Name], timeout: Duration) -> BTreeMap<Name, Noted> {
+        let ask = |name: &Name| Some((name.clone(), self.ask_ahead(name, timeout)?));
+        names.iter().filter_map(ask).collect()
     }
 
-    fn ask_ahead(&self, name: &Name) -> Option<()> {
+    fn ask_ahead(&self, name: &Name, timeout: Duration) -> Option<Noted> {
         let _lock = lock::try_exclusive(&self.layout, &Subject::Container(name.clone())).ok()??;
         self.permit(Verb::Stop, name).ok()?;
         let (state, init) = State::alive(&self.layout, name)?;
@@ -50,7 +67,10 @@ impl Engine {
         let hears = !cgroup::frozen(&state.cgroup) && process::takes(state.init.pid, signal);
         // Without a supervisor it gets another one first.
         (hears && state.supervisor.open().is_some()).then_some(())?;
-        process::signal(&init, signal).ok()
+        // Before it is done, so that its owners can read it whatever becomes of this command.
+        let noted = self.note(Verb::Stop, name, &stop_args(timeout)).ok()?;
+        let _ = process::signal(&init, signal);
+        Some(noted)
     }
 
     /// [`stop`](Self::stop) for a container whose record may be damaged.
@@ -174,4 +194,9 @@ impl Engine {
         }
         Ok(true)
     }
+}
+
+/// What the journal says of the arguments of a stop.
+fn stop_args(timeout: Duration) -> [String; 1] {
+    [format!("--timeout={}", timeout.as_secs())]
 }

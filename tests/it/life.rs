@@ -149,11 +149,18 @@ fn those_that_are_stopped_together_end_together() {
     let mut stop = store().command(&["stop", names[0], names[1], "--timeout", "80"]);
     let stop = stop.stdout(std::process::Stdio::piped()).spawn().unwrap();
     until("both were asked", || slow.iter().all(|c| c.private("var/asked").exists()));
+    let stops = |c: &Container| {
+        let told = store().json(&["journal", &c.name, "--json"]);
+        told.as_array().unwrap().iter().filter(|event| event["verb"] == "stop").count()
+    };
+    // Were the command killed now, both have been told who does this.
+    assert_eq!(slow.each_ref().map(stops), [1, 1]);
     for c in &slow {
         std::fs::write(c.private("var/let-go"), "").unwrap();
     }
     let said = String::from_utf8(stop.wait_with_output().unwrap().stdout).unwrap();
     assert_eq!(said, format!("stopped {}\nstopped {}\n", names[0], names[1]));
+    assert_eq!(slow.each_ref().map(stops), [1, 1]);
     // With no time nobody is asked.
     for c in &slow {
         c.ok("start", &[]);
