@@ -695,8 +695,8 @@ fn a_socket_that_is_handed_over_is_served() {
     let store = Store::mini("handed", 2);
     let mut broker = Command::new("perl");
     broker.args(["-MSocket", "-MPOSIX", "-e"]).arg(
-        "umask 0111; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un(shift)) or die; \
-         listen(S, 9); $^F = 9; POSIX::dup2(fileno(S), 3); exec @ARGV",
+        "umask 0111; $^F = 9; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un(shift)) or die; \
+         listen(S, 9); POSIX::dup2(fileno(S), 3); exec @ARGV",
     );
     broker.arg(store.root.join("run/coloc/coloc.sock")).arg(coloc());
     broker.arg("--root").arg(&store.root).args(["serve", "--socket"]);
