@@ -18,10 +18,10 @@ const BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
 const END: u16 = libc::NFNL_MSG_BATCH_END as u16;
 const BATCH_GENERATION: u16 = 1;
 
-const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_NEWSETELEM as u16;
-const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_DELSETELEM as u16;
-const NEW_GENERATION: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_NEWGEN as u16;
-const GET_GENERATION: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_GETGEN as u16;
+const NEW_ELEMENT: u16 = (SUBSYSTEM << 8) | libc::NFT_MSG_NEWSETELEM as u16;
+const DELETE_ELEMENT: u16 = (SUBSYSTEM << 8) | libc::NFT_MSG_DELSETELEM as u16;
+const NEW_GENERATION: u16 = (SUBSYSTEM << 8) | libc::NFT_MSG_NEWGEN as u16;
+const GET_GENERATION: u16 = (SUBSYSTEM << 8) | libc::NFT_MSG_GETGEN as u16;
 
 // Attributes: of an answer with the number, of a list of elements, of one of them, of its key.
 const ID: u16 = 1;

@@ -63,7 +63,16 @@ impl Mac {
     /// The address that IPv6 gives a device by itself (RFC 4291, appendix A).
     pub fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, g] = self.0.map(u16::from);
-        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | g)
+        Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            ((a ^ 2) << 8) | b,
+            (c << 8) | 0xff,
+            0xfe00 | d,
+            (e << 8) | g,
+        )
     }
 }
 
@@ -106,7 +115,7 @@ const RANGE_BITS: u8 = 20;
 
 /// One of them, by a number of any size.
 fn numbered(number: u32) -> (Ipv4Addr, u8) {
-    (Ipv4Addr::from(0x0a80_0000 | (number % RANGES) << (32 - RANGE_BITS)), RANGE_BITS)
+    (Ipv4Addr::from(0x0a80_0000 | ((number % RANGES) << (32 - RANGE_BITS))), RANGE_BITS)
 }
 
 /// Where a store is, in words that can stand in a rule of nft's; there they may be 128 bytes, with
@@ -151,7 +160,7 @@ impl Net {
             None => {
                 // RFC 4193: fd, 40 bits that nobody else has, and subnet 0.
                 let own = u128::from(hash(&format!("{machine} {id}")) & 0xff_ffff_ffff);
-                Some((Ipv6Addr::from(0xfd_u128 << 120 | own << 80), 64))
+                Some((Ipv6Addr::from((0xfd_u128 << 120) | (own << 80)), 64))
             }
         };
         let ipv6 = ipv6

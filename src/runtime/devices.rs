@@ -85,7 +85,7 @@ const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
 fn op(code: u8, target: u8, source: u8, offset: i16, constant: i32) -> Instruction {
-    Instruction { code, registers: target | source << 4, offset, constant }
+    Instruction { code, registers: target | (source << 4), offset, constant }
 }
 
 /// The program for `rules`: what none of them allows is refused.
@@ -169,7 +169,7 @@ mod tests {
 
     /// What the program says, by an interpreter for the instructions that are used.
     fn run(program: &[Instruction], kind: u32, access: u32, major: u32, minor: u32) -> u64 {
-        let context = [access << 16 | kind, major, minor];
+        let context = [(access << 16) | kind, major, minor];
         let (mut r, mut at) = ([0u64; 16], 0i64);
         loop {
             let i = program[at as usize];

@@ -94,7 +94,7 @@ pub fn capabilities(status: &str, bound: &[String], numbers: &dyn Fn(&str) -> Op
     let (Some(bnd), Some(inh), Some(amb)) = (set("CapBnd"), set("CapInh"), set("CapAmb")) else {
         return Check::new(WHAT, Verdict::Unknown, "the kernel does not say");
     };
-    let may = bound.iter().filter_map(|n| numbers(n)).fold(0u64, |set, n| set | 1 << n);
+    let may = bound.iter().filter_map(|n| numbers(n)).fold(0u64, |set, n| set | (1 << n));
     let found = format!("bounding {bnd:x}, ambient {amb:x}, inheritable {inh:x}");
     Check::that(WHAT, bnd & !may == 0 && amb == 0 && inh == 0, found, RESTART)
 }

@@ -141,9 +141,9 @@ fn name_of(program: &[Instruction]) -> [u8; 16] {
     name[..OURS.len()].copy_from_slice(OURS);
     // The last byte stays 0: the kernel's names are C strings.
     for (at, groups) in name[OURS.len()..15].chunks_mut(4).zip(sum.finalize().chunks(3)) {
-        let bits = groups.iter().fold(0usize, |all, byte| all << 8 | usize::from(*byte));
+        let bits = groups.iter().fold(0usize, |all, byte| (all << 8) | usize::from(*byte));
         for (n, digit) in at.iter_mut().enumerate() {
-            *digit = DIGITS[bits >> (6 * n) & 63];
+            *digit = DIGITS[(bits >> (6 * n)) & 63];
         }
     }
     name

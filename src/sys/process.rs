@@ -55,11 +55,11 @@ pub fn takes(pid: i32, signal: i32) -> bool {
 }
 
 /// The signals that ask a program to end.
-const END: u64 = 1 << (libc::SIGHUP - 1)
-    | 1 << (libc::SIGINT - 1)
-    | 1 << (libc::SIGQUIT - 1)
-    | 1 << (libc::SIGKILL - 1)
-    | 1 << (libc::SIGTERM - 1);
+const END: u64 = (1 << (libc::SIGHUP - 1))
+    | (1 << (libc::SIGINT - 1))
+    | (1 << (libc::SIGQUIT - 1))
+    | (1 << (libc::SIGKILL - 1))
+    | (1 << (libc::SIGTERM - 1));
 /// It was forked and has executed nothing yet, `PF_FORKNOEXEC` of the kernel's linux/sched.h.
 const NOT_EXECUTED: u64 = 0x40;
 

@@ -36,9 +36,10 @@ pub fn remove(path: &Path) -> Result<()> {
         let dir =
             openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let name = CString::new(name.as_bytes()).ok();
-        if let (Ok(dir), Some(name)) = (dir, name)
-            && remove_shallow(dir.as_fd(), &name, SHALLOW).is_ok()
-        {
+        let gone = dir.is_ok_and(|dir| {
+            name.is_some_and(|name| remove_shallow(dir.as_fd(), &name, SHALLOW).is_ok())
+        });
+        if gone {
             return Ok(());
         }
     }
