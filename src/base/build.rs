@@ -14,10 +14,12 @@ const PREPARE: &str = "mount --make-rprivate / && mount -t proc proc /proc && ex
 
 /// Builds `spec` into `tree`, a directory that is empty or not there yet. `progress` gets
 /// mmdebstrap's own lines of what it is doing, `log` everything it says. Gives the sources.list
-/// lines that it was built from.
+/// lines that it was built from. What it leaves in between when it is killed lies in `scratch`,
+/// which is made.
 pub fn bootstrap(
     spec: &BuildSpec,
     tree: &Path,
+    scratch: &Path,
     log: &Path,
     progress: &mut dyn FnMut(Said),
 ) -> Result<Vec<String>> {
@@ -34,7 +36,10 @@ pub fn bootstrap(
     let mut output = sandbox::open_log(log)?;
     // mmdebstrap runs in another directory than we do.
     let tree = &std::path::absolute(tree).context(|| "cannot tell where to build")?;
-    let env = [("DEBIAN_FRONTEND", "noninteractive")];
+    std::fs::create_dir(scratch).context(|| format!("cannot make {}", scratch.display()))?;
+    let temporary = std::path::absolute(scratch).context(|| "cannot tell where to build")?;
+    let temporary = temporary.to_string_lossy();
+    let env = [("DEBIAN_FRONTEND", "noninteractive"), ("TMPDIR", &*temporary)];
     let args = arguments(spec, tree, &lines);
     let mut run = sandbox::spawn(PREPARE, &args, &env, Streams::Pipe)?;
     let last = follow(run.output, &mut output, None, &mut |line| {
@@ -48,6 +53,7 @@ pub fn bootstrap(
     if !status.success() {
         return Err(failure("mmdebstrap", status, &last, log));
     }
+    crate::tree::remove(scratch)?;
     match lines.is_empty() {
         true => used_by(tree),
         false => Ok(lines),

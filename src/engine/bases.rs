@@ -154,7 +154,7 @@ impl Engine {
     ) -> Result<Vec<String>> {
         let name = staging.file_name().unwrap_or_default().to_string_lossy();
         let log = self.layout.state().join(format!("{name}.log"));
-        let sources = build::bootstrap(spec, tree, &log, progress)?;
+        let sources = build::bootstrap(spec, tree, &staging.join("tmp"), &log, progress)?;
         std::fs::rename(&log, staging.join("build.log")).context(|| "cannot keep the log")?;
         Ok(sources)
     }

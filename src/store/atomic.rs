@@ -1,7 +1,7 @@
 //! The one writer of state files.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -82,18 +82,28 @@ pub fn sweep(dir: &Path) {
     }
 }
 
-/// Reads JSON; a missing file is None, one that cannot be understood [`Kind::Damaged`] with
-/// its path and line.
+/// Reads JSON; a missing file is None, one that cannot be understood or is no file at all
+/// [`Kind::Damaged`] with its path and line.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    // A FIFO would be waited for: for ever, if nobody writes to it.
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let mut file = match opened {
+        Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).context(|| format!("cannot read {}", path.display())),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-        Error::new(Kind::Damaged, format!("{} is damaged: {e}", path.display()))
-            .hint("repair the file by hand, or restore it from a backup; nothing was changed")
-    })
+    let meta = file.metadata().context(|| format!("cannot read {}", path.display()))?;
+    if !meta.is_file() {
+        return Err(damaged(path, "it is not a file"));
+    }
+    let mut bytes = Vec::with_capacity(meta.len().min(1 << 20) as usize);
+    file.read_to_end(&mut bytes).context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(path, e))
+}
+
+fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Damaged, format!("{} is damaged: {why}", path.display()))
+        .hint("repair the file by hand, or restore it from a backup; nothing was changed")
 }
 
 /// Makes the rename of `path` last through a power cut.

@@ -1,5 +1,8 @@
 //! The admin's settings, `/etc/coloc/coloc.json`.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use super::record::RANGE;
 use super::{Layout, Name, atomic};
 use crate::error::{Context, Error, Kind, Result};
@@ -125,30 +128,64 @@ impl Config {
     }
 }
 
-/// Refuses a state directory that somebody other than root owns or can write to: with it they
-/// could make coloc do as they please.
+/// Refuses a store that somebody other than root could change: with it they could make coloc do
+/// as they please. That is its directories and the config, and what leads to them: whoever can
+/// rename a directory above can put another in its place.
 pub fn check_owner(layout: &Layout) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    for dir in [layout.state(), layout.etc(), layout.run()] {
-        let meta = match std::fs::symlink_metadata(&dir) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e).context(|| format!("cannot read {}", dir.display())),
-        };
-        let why = if !meta.is_dir() {
-            "is not a directory".into()
-        } else if meta.uid() != 0 {
-            format!("belongs to uid {}, not to root", meta.uid())
-        } else if meta.mode() & 0o022 != 0 {
-            format!("can be written by others than root (mode {:04o})", meta.mode() & 0o7777)
-        } else {
-            continue;
-        };
-        return Err(Error::new(Kind::State, format!("{} {why}", dir.display())).hint(
-            "find out how that came about, then: chown root:root and chmod go-w that directory",
-        ));
+    let places = [layout.state(), layout.etc(), layout.run()];
+    let mut above: Vec<&Path> = places.iter().flat_map(|dir| dir.ancestors().skip(1)).collect();
+    above.sort_unstable();
+    above.dedup();
+    for dir in above {
+        // A link among them leads where root has said, as root's directory holds it.
+        check_place(dir, std::fs::metadata(dir), Place::Above)?;
     }
-    Ok(())
+    for dir in &places {
+        check_place(dir, std::fs::symlink_metadata(dir), Place::Ours)?;
+    }
+    let config = layout.config();
+    check_place(&config, std::fs::metadata(&config), Place::File)
+}
+
+/// What is looked at by [`check_place`].
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// A directory that leads to the store.
+    Above,
+    /// A directory of the store.
+    Ours,
+    /// A file of it.
+    File,
+}
+
+fn check_place(path: &Path, meta: std::io::Result<std::fs::Metadata>, place: Place) -> Result<()> {
+    let meta = match meta {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).context(|| format!("cannot read {}", path.display())),
+    };
+    // In a directory as /tmp is, nobody renames or removes what is root's.
+    let kept = place == Place::Above && meta.mode() & libc::S_ISVTX != 0;
+    let why = if place != Place::File && !meta.is_dir() {
+        "is not a directory".into()
+    } else if place == Place::File && !meta.is_file() {
+        "is not a file".into()
+    } else if meta.uid() != 0 {
+        format!("belongs to uid {}, not to root", meta.uid())
+    } else if meta.mode() & 0o022 != 0 && !kept {
+        format!("can be written by others than root (mode {:04o})", meta.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    let what = if place == Place::File { "file" } else { "directory" };
+    Err(Error::new(Kind::State, format!("{} {why}", path.display())).hint(match place {
+        Place::Above => "a store is only safe below directories of root's: put it into another \
+                         one, or chown root: and chmod go-w that directory"
+            .to_string(),
+        _ => format!(
+            "find out how that came about, then: chown root:root and chmod go-w that {what}"
+        ),
+    }))
 }
 
 #[cfg(test)]

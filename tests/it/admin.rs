@@ -1,9 +1,10 @@
 //! Setting up, bases, creating and deleting; bad input.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
-use crate::common::{Container, Store, debian, host_user, mini_tree, run, sh, store};
+use crate::common::{Container, Store, debian, host_user, mini_tree, run, sh, store, suite};
 
 fn mode(path: impl AsRef<std::path::Path>) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -68,6 +69,74 @@ fn a_state_directory_of_another_user_is_refused() {
     }
     chown(store.state(""), Some(0), None).unwrap();
     store.ok(&["list"]);
+}
+
+#[test]
+fn a_config_of_another_user_is_refused() {
+    let store = Store::new("config-owned", 2);
+    let config = store.root.join("etc/coloc/coloc.json");
+    chown(&config, Some(12345), None).unwrap();
+    for args in [&["list"][..], &["create", "x"], &["init"]] {
+        let said = store.fails(4, args);
+        assert!(said.contains("coloc.json belongs to uid 12345"), "{said}");
+    }
+    chown(&config, Some(0), None).unwrap();
+    std::fs::set_permissions(&config, PermissionsExt::from_mode(0o666)).unwrap();
+    assert!(store.fails(4, &["list"]).contains("(mode 0666)"));
+    std::fs::set_permissions(&config, PermissionsExt::from_mode(0o644)).unwrap();
+    store.ok(&["list"]);
+}
+
+/// Whoever owns a directory above can put another store in the place of this one.
+#[test]
+fn a_store_below_a_users_directory_is_refused() {
+    let store = Store::new("below", 2);
+    for (dir, mode) in [(".", 0o755), ("var", 0o755), ("var/lib", 0o1777), ("etc", 0o755)] {
+        let dir = store.root.join(dir).canonicalize().unwrap();
+        std::fs::set_permissions(&dir, PermissionsExt::from_mode(mode)).unwrap();
+        chown(&dir, Some(12345), None).unwrap();
+        for args in [&["list"][..], &["create", "x"], &["init"]] {
+            let said = store.fails(4, args);
+            assert!(said.contains("belongs to uid 12345, not to root"), "{said}");
+            assert!(said.contains(&format!("{} ", dir.display())), "{said}");
+        }
+        chown(&dir, Some(0), None).unwrap();
+    }
+    // Where everybody can write, but not take away, as in /tmp, it is safe; else it is not.
+    store.ok(&["list"]);
+    let dir = store.root.join("var/lib");
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o777)).unwrap();
+    assert!(store.fails(4, &["list"]).contains("can be written by others"));
+}
+
+/// What is left of mmdebstrap's temporary files goes with the staging directory.
+#[test]
+fn a_base_that_is_interrupted_leaves_nothing_in_tmp() {
+    let store = Store::new("interrupted", 2);
+    let tmp = tempfiles();
+    let mut create = store
+        .command(&["base", "create", "debian", "--suite", &suite(), "--variant", "essential"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(create.stderr.take().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
+        if line.contains("apt-get update") {
+            let pid = nix::unistd::Pid::from_raw(create.id() as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        }
+    }
+    assert!(!create.wait().unwrap().success());
+    assert_eq!(tempfiles(), tmp);
+    store.fails(3, &["base", "delete", "debian", "--yes"]);
+    assert_eq!(std::fs::read_dir(store.state("staging")).unwrap().count(), 0);
+    store.assert_whole();
+}
+
+/// mmdebstrap's, in /tmp.
+fn tempfiles() -> Vec<std::ffi::OsString> {
+    let names = std::fs::read_dir("/tmp").unwrap().map(|e| e.unwrap().file_name());
+    names.filter(|n| n.to_string_lossy().starts_with("mmdebstrap.")).collect()
 }
 
 #[test]
@@ -364,6 +433,14 @@ fn a_damaged_record_is_shown_and_spares_the_others() {
         store.ok(&["delete", &bad.name, "--yes", "--force"]);
         store.assert_whole();
     }
+    // Nothing to read comes from a FIFO: it is damaged too, and nobody waits.
+    let bad = Container::create(&store, "fifo", &["--init", "builtin"]);
+    let record = store.state("containers").join(&bad.name).join("container.json");
+    std::fs::remove_file(&record).unwrap();
+    nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert!(store.run(&["list"]).stderr.contains("it is not a file"));
+    store.ok(&["delete", &bad.name, "--yes", "--force"]);
+    store.assert_whole();
 }
 
 /// Where the base has Debian's ssl-cert, without the key that its package made.
