@@ -1,6 +1,7 @@
 //! From settings to an OCI runtime spec (<https://github.com/opencontainers/runtime-spec>):
 //! the contract between profiles and the runtime, kept as `config.json` beside the record.
 
+use std::collections::HashMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -191,7 +192,7 @@ fn derive_inner(
         .container_id(0u32)
         .size(record.ids.count)
         .build()?;
-    let linux = LinuxBuilder::default()
+    let mut linux = LinuxBuilder::default()
         .resources(resources)
         .uid_mappings(vec![map])
         .gid_mappings(vec![map])
@@ -202,6 +203,9 @@ fn derive_inner(
         .masked_paths(MASKED.map(String::from).to_vec())
         .seccomp(seccomp::filter(settings.allow)?)
         .build()?;
+    if settings.network.mode != Mode::Host {
+        linux.set_sysctl(Some(own_parameters(record.ids.count)));
+    }
     let mut bounding: Capabilities = ALL.into_iter().filter(|c| !WITHOUT.contains(c)).collect();
     if settings.network.mode == Mode::Host {
         // It would be power over the host's own network.
@@ -235,12 +239,20 @@ fn derive_inner(
         .mounts(mounts(record, settings, place)?)
         .process(process)
         .linux(linux)
-        .annotations(std::collections::HashMap::from([
+        .annotations(HashMap::from([
             (INIT_KIND.to_string(), place.init_kind.to_string()),
             (MACHINE_ID.to_string(), record.machine_id.clone()),
             (USER_LIMITS.to_string(), of_users(&settings.limits)),
         ]))
         .build()
+}
+
+/// Kernel parameters of the container's own network, for `ids` groups in it.
+///
+/// Debian 13's ping has no rights of its own: it counts on this one, which systemd sets to a range that
+/// has groups that no container has, and which is then refused.
+fn own_parameters(ids: u32) -> HashMap<String, String> {
+    HashMap::from([("net.ipv4.ping_group_range".into(), format!("0 {}", ids - 1))])
 }
 
 fn environment(machine_id: &str) -> Vec<String> {

@@ -124,6 +124,7 @@ fn carry_out(step: &Step, hands: &mut Hands) -> Result<()> {
         Step::Share => mount::make_all_shared()?,
         Step::HostName(name) => nix::unistd::sethostname(name).named(|| "sethostname".into())?,
         Step::Loopback => sys::net::loopback_up()?,
+        Step::Sysctl { name, value } => sysctl(name, value)?,
         Step::Bound(keep) => bound(keep)?,
         Step::Filter { program, .. } => sys::seccomp::install(program)?,
         Step::Hooks(point) => match &hands.hooks {
@@ -235,6 +236,18 @@ fn boot_id() -> Result<()> {
     let fresh = std::fs::read_to_string(random("uuid")).context(|| "cannot read a new uuid")?;
     carry_out(&Step::Write { at: PLACE.into(), text: fresh }, &mut Hands::default())?;
     cover(&look_up(&random("boot_id"), OFlags::empty())?, PLACE)
+}
+
+/// What this kernel does not have needs no value.
+fn sysctl(name: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    match open_in(root()?, &path, Links::Refuse, OFlags::WRONLY, 0) {
+        Ok(file) => {
+            Ok(std::io::Write::write_all(&mut std::fs::File::from(file), value.as_bytes())?)
+        }
+        Err(e) if e.errno() == libc::ENOENT => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn read_only(at: &Path, except: Option<&Path>) -> Result<()> {

@@ -100,6 +100,13 @@ pub enum Step {
     HostName(String),
     /// Bring the loopback up.
     Loopback,
+    /// Set a kernel parameter of the container's own network, sysctl(8).
+    Sysctl {
+        /// Its name, with dots.
+        name: String,
+        /// What it is set to.
+        value: String,
+    },
     /// Drop every capability that is not in the list from the bounding set.
     Bound(Vec<String>),
     /// Filter system calls from here on, for init and all that comes of it.
@@ -338,6 +345,14 @@ fn furnish(spec: &Spec, host: &HostFacts) -> Vec<Step> {
     if own_network(spec) {
         steps.push(Step::Loopback);
     }
+    let parameters = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let mut parameters: Vec<_> = parameters.into_iter().flatten().collect();
+    parameters.sort();
+    steps.extend(
+        parameters
+            .into_iter()
+            .map(|(name, value)| Step::Sysctl { name: name.clone(), value: value.clone() }),
+    );
     steps
 }
 
@@ -617,6 +632,7 @@ impl fmt::Display for Step {
             Step::Share => write!(f, "share the mounts with namespaces made inside"),
             Step::HostName(name) => write!(f, "set host name {name}"),
             Step::Loopback => write!(f, "bring lo up"),
+            Step::Sysctl { name, value } => write!(f, "set {name} to {value}"),
             Step::Bound(keep) => write!(f, "bound capabilities to {}", keep.join(" ")),
             Step::Hooks(point) => write!(f, "run the hooks {point}"),
             Step::Filter { program, summary } => write!(
