@@ -109,7 +109,8 @@ as_user() {
 }
 
 # Runs cargo as root. rustup's cargo lies beside the rustc that it calls, and its toolchains
-# are in the same home.
+# are in the same home. What the user who called sudo has downloaded is taken from there: from
+# another place all of it would be downloaded and built again.
 cargo_root() {
     local bin home
     bin=${CARGO%/*}
@@ -117,6 +118,8 @@ cargo_root() {
     if [[ $home != "$bin" ]]; then
         PATH=$bin:$PATH CARGO_HOME=${CARGO_HOME:-$home/.cargo} \
             RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup} "$CARGO" "$@" </dev/null
+    elif [[ -n $BUILD_USER ]]; then
+        CARGO_HOME=${CARGO_HOME:-$(home_of "$BUILD_USER")/.cargo} "$CARGO" "$@" </dev/null
     else
         "$CARGO" "$@" </dev/null
     fi

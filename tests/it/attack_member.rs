@@ -493,7 +493,7 @@ fn escapes_in_names_of_processes_and_in_logs_are_shown_and_not_obeyed() {
 
 /// Puts a command into the input of the terminal on which it runs: TIOCSTI, and TIOCLINUX's paste.
 const INJECT: &str = r#"for my $c (split //, "touch /tmp/coloc-it-injected\n") { ioctl(STDIN, 0x5412, $c); }
-ioctl(STDIN, 0x541C, my $x = chr(3)); ioctl(STDERR, 0x5412, "x\n"); exit 0;"#;
+ioctl(STDIN, 0x541C, my $x = chr(3)); ioctl(STDERR, 0x5412, my $y = "x\n"); exit 0;"#;
 
 #[test]
 fn nothing_inside_types_on_the_terminal_of_a_member_or_an_admin() {

@@ -17,6 +17,9 @@ call() { perl -e '@a = map { /^-?\d/ ? 0 + (/^0x/ ? hex : $_) : $_ } @ARGV; push
 rewrite() { v=$(cat "$1") && { printf '%s\n' "$v" > "$1"; }; }
 sysctl_file() { mount -o remount,bind,rw /proc/sys; rewrite "/proc/sys/$1"; }
 fresh_sysctl() { mount -t proc proc /mnt && rewrite "/mnt/sys/$1"; }
+# Adds flags to those of a file, FS_IOC_GETFLAGS and FS_IOC_SETFLAGS: not every base has a chattr.
+flags() { touch "$1" && perl -e 'open F, "<", $ARGV[0]; $f = pack "L!", 0; ioctl(F, 0x80086601, $f) or die;
+    $f = pack "L!", $ARGV[1] | unpack "L!", $f; exit !ioctl(F, 0x40086602, $f)' -- "$@"; }
 node() { rm -f /root/node; mknod /root/node "$1" "$2" "$3" && head -c1 /root/node >/dev/null; }
 "#;
 
@@ -238,7 +241,7 @@ const POWERS: &[(&str, &str)] = &[
     ("more-than-its-share", "renice -n -20 $$"),
     ("first-at-the-disk", "ionice -c 1 -n 0 true"),
     ("more-files", "ulimit -Hn 99999999"),
-    ("immutable-file", "touch /root/i2 && chattr +i /root/i2"),
+    ("immutable-file", "flags /root/i2 16"),
     ("raw-text-of-the-host", "test -e $SECRET"),
 ];
 
@@ -265,6 +268,7 @@ fn no_attack_of_the_list_works() {
         "taskset -p $$",
         "perl -e 'exit !defined shmget(0, 4096, 01600)'",
         "echo a > /root/f; rewrite /root/f",
+        "flags /root/f 0",
         "kill -0 $$",
         "test -e /proc/$$/status",
         "mount -t tmpfs none /mnt && touch /mnt/x",
