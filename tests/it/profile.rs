@@ -509,6 +509,30 @@ fn hooks_run_at_their_points_with_the_state() {
     assert_eq!((state["status"].as_str(), state.get("pid"), host), (Some("stopped"), None, true));
 }
 
+/// A hook can look at the container's limits, and change them.
+#[test]
+fn a_hook_finds_the_limits_in_force() {
+    use std::os::unix::fs::PermissionsExt;
+    let (script, seen) = (store().root.join("look.sh"), store().root.join("limit-seen"));
+    let text = r#"#!/bin/sh
+        pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
+        at=/sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$pid/cgroup)
+        [ -e $at/pids.max ] || at=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$pid/cgroup)
+        cat $at/pids.max >$1
+    "#;
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = json!([{"path": script, "args": ["look", seen], "env": ["PATH=/bin:/usr/bin"]}]);
+    let fragment = json!({"extends": "room", "oci": {"hooks": {"createRuntime": hook}}});
+    profile("looking", &fragment.to_string());
+    let c = Container::create(store(), "looking", &["--profile", "looking", "--set", "pids=41"]);
+    for verb in ["start", "restart"] {
+        c.ok(verb, &[]);
+        assert_eq!(std::fs::read_to_string(&seen).unwrap(), "41\n");
+        std::fs::remove_file(&seen).unwrap();
+    }
+}
+
 #[test]
 fn a_hook_that_fails_ends_the_start_and_leaves_nothing() {
     for (point, path) in [
