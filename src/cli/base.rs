@@ -184,7 +184,7 @@ fn list(engine: &Engine, args: &ListArgs) -> Result<ExitCode> {
             v.containers.len().to_string(),
         ]);
     }
-    ui::print(&table);
+    ui::print(table);
     Ok(code)
 }
 

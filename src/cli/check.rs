@@ -36,7 +36,7 @@ pub(super) fn run(engine: &Engine, args: &CheckArgs) -> Result<ExitCode> {
                 printable(&row.found),
             ]);
         }
-        ui::print(&table);
+        ui::print(table);
         for row in rows.iter().filter(|r| r.verdict != Verdict::Good) {
             if let Some(hint) = &row.hint {
                 println!("hint: {}: {}", row.what, printable(hint));

@@ -48,14 +48,14 @@ pub(super) fn run(engine: &Engine, json: bool) -> Result<ExitCode> {
             row.name.to_string(),
             row.state.word().into(),
             base,
-            or_dash(row.owners.join(",")),
+            or_dash(row.owners.join(", ")),
             or_dash(row.init.clone().unwrap_or_default()),
             row.pid.map_or("-".into(), |p| p.to_string()),
             row.addresses.first().map_or("-".into(), ToString::to_string),
             if row.stale > 0 { row.stale.to_string() } else { "-".into() },
         ]);
     }
-    ui::print(&table);
+    ui::print(table);
     for damage in rows.iter().filter_map(|r| r.damage.as_ref()) {
         eprintln!("coloc: {}", printable(damage));
     }

@@ -49,7 +49,7 @@ pub(super) fn run(engine: &Engine, args: &NetworkArgs) -> Result<ExitCode> {
             addresses.join(" "),
         ]);
     }
-    ui::print(&table);
+    ui::print(table);
     Ok(ExitCode::SUCCESS)
 }
 

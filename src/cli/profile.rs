@@ -74,7 +74,7 @@ fn list(layout: &Layout, json: bool) -> Result<ExitCode> {
         let words = damage.map_or(what, |why| format!("damaged: {why}"));
         table.add_row(vec![name.to_string(), printable(&words)]);
     }
-    ui::print(&table);
+    ui::print(table);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,7 +83,7 @@ fn show(layout: &Layout, name: &Name, json: bool) -> Result<ExitCode> {
     if json {
         return ui::json(&effective.all().iter().map(to_json).collect::<Vec<_>>());
     }
-    ui::print(&super::show::table(effective.all(), true));
+    ui::print(super::show::table(effective.all(), true));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -118,6 +118,6 @@ pub(super) fn list(engine: &Engine, args: &PublishArgs) -> Result<ExitCode> {
             if port.active { "yes" } else { "no: it does not run" }.into(),
         ]);
     }
-    ui::print(&table);
+    ui::print(table);
     Ok(ExitCode::SUCCESS)
 }

@@ -40,7 +40,7 @@ pub(super) fn run(
     if json {
         return ui::json(&settings.iter().map(to_json).collect::<Vec<_>>());
     }
-    ui::print(&table(&settings, origin));
+    ui::print(table(&settings, origin));
     Ok(ExitCode::SUCCESS)
 }
 

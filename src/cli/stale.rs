@@ -59,7 +59,7 @@ pub(super) fn run(
             s.certainty.word().into(),
         ]);
     }
-    ui::print(&table);
+    ui::print(table);
     Ok(ExitCode::SUCCESS)
 }
 

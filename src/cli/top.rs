@@ -48,7 +48,7 @@ pub(super) fn run(layout: &Layout, args: &TopArgs) -> Result<ExitCode> {
         let before = samples(layout)?;
         std::thread::sleep(Duration::from_secs(1));
         let now = samples(layout)?;
-        ui::print(&table(&lines(&before, &now, args.sort)));
+        ui::print(table(&lines(&before, &now, args.sort)));
         return Ok(ExitCode::SUCCESS);
     }
     if ui::screen().is_none() || !std::io::stdin().is_terminal() {

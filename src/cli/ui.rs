@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use crate::engine::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -131,6 +131,9 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Spaces between two columns.
+const GAP: usize = 2;
+
 /// An empty table with these columns, as wide as the terminal at most.
 pub(super) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
@@ -139,14 +142,105 @@ pub(super) fn table(columns: &[&str]) -> Table {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, GAP as u16));
     }
     table
 }
 
-/// Prints a table without the spaces at the ends of its lines.
-pub(super) fn print(table: &Table) {
+/// Prints a table without the spaces at the ends of its lines. Where it has to be narrower than it
+/// is, lines are broken between words as long as that will do: half an address is none.
+pub(super) fn print(mut table: Table) {
+    if let Some(width) = table.width() {
+        let longest = longest_words(&table);
+        keep_whole(&mut table, floors(&longest, width.into()));
+    }
     for line in table.to_string().lines() {
         println!("{}", line.trim_end());
+    }
+}
+
+fn keep_whole(table: &mut Table, floors: Vec<u16>) {
+    for (column, floor) in table.column_iter_mut().zip(floors) {
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(floor)));
+    }
+}
+
+/// Of each column the longest word, in characters.
+fn longest_words(table: &Table) -> Vec<usize> {
+    let mut longest = Vec::new();
+    for row in table.header().into_iter().chain(table.row_iter()) {
+        for (n, cell) in row.cell_iter().enumerate() {
+            let text = cell.content();
+            let word = text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or(0);
+            match longest.get_mut(n) {
+                Some(most) => *most = word.max(*most),
+                None => longest.push(word),
+            }
+        }
+    }
+    longest
+}
+
+/// How narrow each column can be, the space after it included, so that no word of it is broken; if
+/// `width` is too little for that, the longest words give way first.
+fn floors(longest: &[usize], width: usize) -> Vec<u16> {
+    let of = |limit: usize| longest.iter().map(move |word| word.min(&limit) + GAP);
+    let most = longest.iter().copied().max().unwrap_or(0);
+    let limit = (1..=most).rev().find(|limit| of(*limit).sum::<usize>() <= width).unwrap_or(1);
+    of(limit).map(|floor| u16::try_from(floor).unwrap_or(u16::MAX)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(width: u16) -> Vec<String> {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["NAME", "BASE", "OWNERS", "ADDRESS"]);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, GAP as u16));
+        }
+        table.add_row([
+            "a-long-name-of-one",
+            "debian 3 (held; now 5)",
+            "ann, bob",
+            "10.132.160.31",
+        ]);
+        table.add_row(["b", "debian 5", "carol", "-"]);
+        let longest = longest_words(&table);
+        assert_eq!(longest, [18, 6, 6, 13]);
+        keep_whole(&mut table, floors(&longest, width.into()));
+        table.to_string().lines().map(|line| line.trim_end().to_string()).collect()
+    }
+
+    #[test]
+    fn no_word_of_a_table_is_broken_as_long_as_all_fit() {
+        for width in 51..90 {
+            let lines = example(width);
+            let all = lines.join("\n");
+            for word in ["a-long-name-of-one", "debian", "(held;", "ann,", "carol", "10.132.160.31"]
+            {
+                assert!(all.contains(word), "{width}: {all}");
+            }
+            assert!(lines.iter().all(|l| l.chars().count() <= width.into()), "{width}: {all}");
+        }
+        // The longest first.
+        assert!(example(46).join("\n").contains("10.132.160.31"));
+        assert!(!example(46).join("\n").contains("a-long-name-of-one"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn floors_fit_into_the_width(
+            longest in proptest::collection::vec(0usize..100, 0..10),
+            width in 0usize..200,
+        ) {
+            let floors = floors(&longest, width);
+            let sum: usize = floors.iter().map(|f| usize::from(*f)).sum();
+            proptest::prop_assert!(sum <= width.max(longest.len() * (1 + GAP)));
+            let whole: usize = longest.iter().map(|word| word + GAP).sum();
+            proptest::prop_assert_eq!(sum == whole, whole <= width || longest.iter().all(|w| *w < 2));
+        }
     }
 }
