@@ -23,14 +23,18 @@ pub(super) fn run(engine: &Engine, args: &SuperviseArgs) -> Result<ExitCode> {
         engine.ended(&name, how == "reboot")?;
         return Ok(ExitCode::SUCCESS);
     }
-    image::seal()?;
-    // Whatever the caller had open is not to stay open for years.
-    crate::sys::process::close_from(3)?;
-    match engine.supervise(&name) {
+    match supervise(engine, &name) {
         Ok(never) => match never {},
         Err(e) => {
             report_failure(&engine.layout, &name, &e);
             Err(e)
         }
     }
+}
+
+fn supervise(engine: &Engine, name: &Name) -> Result<std::convert::Infallible> {
+    image::seal()?;
+    // Whatever the caller had open is not to stay open for years.
+    crate::sys::process::close_from(3)?;
+    engine.supervise(name)
 }

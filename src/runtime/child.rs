@@ -63,7 +63,7 @@ fn build(plan: &Plan, v1: Doors, channel: &mut Channel) -> Result<std::convert::
     // Opened while the host's /proc is in sight; gone through last.
     let label = label(plan, kind)?;
     for step in steps {
-        carry_out(step, &mut hands).context(|| format!("cannot {step}"))?;
+        carry_out(step, &mut hands).context(|| format!("cannot {}", step.brief()))?;
     }
     let (Some(console), Some(notify)) = (hands.console.take(), hands.notify.take()) else {
         return Err(Error::failed("the plan makes no console"));
@@ -153,16 +153,17 @@ fn look_up(path: &Path, flags: OFlags) -> Result<OwnedFd> {
 /// A directory to mount on; made if it is missing. A link in its place is refused: mounting
 /// where it leads would put a file system over something that the member did not see coming.
 fn directory(path: &Path) -> Result<OwnedFd> {
-    match look_up(path, OFlags::DIRECTORY) {
+    match open_in(root()?, path, Links::Refuse, OFlags::PATH | OFlags::DIRECTORY, 0) {
         Ok(fd) => return Ok(fd),
         Err(_) if std::fs::symlink_metadata(path).is_err() => make_directories(path)?,
-        Err(_) => {
+        Err(e) if [libc::ENOTDIR, libc::ELOOP].contains(&e.errno()) => {
             return Err(Error::new(
                 Kind::State,
                 format!("{} in the private tree is not a directory", path.display()),
             )
             .hint("move it out of the way, and start again"));
         }
+        Err(e) => return Err(e.into()),
     }
     look_up(path, OFlags::DIRECTORY)
 }

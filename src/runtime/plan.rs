@@ -597,6 +597,17 @@ impl fmt::Display for Handed {
     }
 }
 
+impl Step {
+    /// In a few words, where the whole of it would fill a screen.
+    pub(super) fn brief(&self) -> String {
+        match self {
+            Step::Filter { .. } => "filter system calls".into(),
+            Step::Bound(_) => "bound capabilities".into(),
+            step => step.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

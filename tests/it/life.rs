@@ -1,6 +1,8 @@
 //! Start, stop, reboot, freeze, and a supervisor that is killed.
 
-use crate::common::{Container, Store, coloc, host_user, kill, sh, store, until};
+use std::process::Command;
+
+use crate::common::{Container, Store, coloc, host_user, kill, run, sh, store, until};
 
 #[test]
 fn systemd_inside_is_running_with_no_failed_unit() {
@@ -390,4 +392,40 @@ fn what_cannot_be_furnished_does_not_start_and_leaves_nothing() {
     std::fs::remove_dir_all(&spec).unwrap();
     c.ok("start", &[]);
     c.root(&["true"]).ok();
+}
+
+/// Has the rest of its arguments run without a system call, as a kernel that is too old would.
+#[cfg(target_arch = "x86_64")]
+const WITHOUT: &str = r#"$p = pack "SCCL" x 4, 0x20, 0, 0, 0, 0x15, 0, 1, shift, 6, 0, 0, 0x50026, 6, 0, 0, 0x7fff0000;
+$f = pack "Sx6P", 4, $p; syscall(157, 22, 2, $f) == 0 or die "prctl: $!"; exec @ARGV"#;
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_the_kernel_lacks_is_named_and_nothing_is_left() {
+    for (word, args) in [("lacking", &[][..]), ("lacking-builtin", &["--init", "builtin"])] {
+        let c = Container::create(store(), word, args);
+        for (name, number) in [
+            ("clone3", 435),
+            ("openat2", 437),
+            ("mount_setattr", 442),
+            ("open_tree", 428),
+            ("move_mount", 429),
+            ("fsopen", 430),
+            ("close_range", 436),
+            ("seccomp", 317),
+        ] {
+            let mut command = Command::new("perl");
+            command.args(["-e", WITHOUT, &number.to_string()]).arg(coloc());
+            command.arg("--root").arg(&c.store.root).args(["start", &c.name]);
+            let said = run(command).fails(6);
+            assert!(
+                said.contains(&format!("{name}(")) || said.contains(&format!("{name}:")),
+                "{said}"
+            );
+            assert!(said.contains("Linux 6.1 or newer") && said.len() < 300, "{said}");
+            assert_eq!(c.word(), "stopped");
+            assert!(c.cgroups().is_empty(), "{name}: {:?}", c.cgroups());
+        }
+        c.ok("start", &[]);
+    }
 }
