@@ -304,7 +304,7 @@ impl Engine {
         let swapped = self.swap(&record, to);
         journal::step("adopt.swapped");
         record.generation = to;
-        record.save_in(&self.layout.container(&name))?;
+        record.save_in_work(&self.layout)?;
         self.note_pending(&name, &applied.inside)?;
         journal::step("adopt.recorded");
         tree::remove(&stage)?;

@@ -7,7 +7,7 @@ use super::require_root;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::config::{Pool, check_owner};
 use crate::store::record::RANGE;
-use crate::store::{Config, Layout, atomic, ids};
+use crate::store::{Config, Layout, atomic, ids, layout};
 
 /// What `coloc init` did, line by line; empty when everything was there. `shell` is the members'
 /// login shell, if it is installed.
@@ -122,7 +122,7 @@ fn make_directory(dir: &Path, mode: u32) -> Result<bool> {
     if std::fs::symlink_metadata(dir).is_ok_and(|m| right(&m)) {
         return Ok(false);
     }
-    std::fs::create_dir_all(dir).context(context)?;
+    layout::make_all(dir).context(context)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).context(context)?;
     Ok(true)
 }
@@ -161,6 +161,18 @@ fn pool(existing: Option<&Config>, containers: Option<u32>) -> Result<Pool> {
         let end = u64::from(start) + u64::from(count);
         if end > u64::from(here) {
             return Err(no_ids(here));
+        }
+        // One that begins where a new one would ends where that would have to; an admin's own may differ.
+        if (ids::FIRST..ids::LAST).contains(&start) && end > u64::from(ids::LAST) {
+            let most = (ids::LAST - start) / RANGE;
+            return Err(Error::new(
+                Kind::State,
+                format!("the pool begins at {start}, and cannot have ids for {wanted} containers"),
+            )
+            .hint(format!(
+                "other programs have the ids after {}; ask for {most} at most",
+                ids::LAST
+            )));
         }
         if others
             .iter()

@@ -336,8 +336,10 @@ impl Engine {
             .filter(|s| s.supervisor.pid == process::own_pid())
             .inspect(|s| leave(&s.cgroups));
         let lock = lock::exclusive(&self.layout, &Subject::Container(name.clone()))?;
-        // Whoever stopped it has cleaned up, and wants no other start.
-        if mine.is_none() || State::load(&self.layout, name) != mine {
+        // Whoever stopped it has cleaned up, and wants no other start. That of the same start can say
+        // more by now: an update has taken it to another generation.
+        let now = State::load(&self.layout, name);
+        if !mine.is_some_and(|mine| now.is_some_and(|now| now.is_of_start(&mine))) {
             return Ok(());
         }
         self.clean_up(name);
@@ -552,10 +554,15 @@ fn init_kind(tree: &std::path::Path, settings: &Settings) -> Result<InitKind> {
         return Ok(InitKind::Builtin);
     }
     let root = open_dir(tree)?;
-    let found = open_in(&root, "sbin/init", Links::InRoot, rustix::fs::OFlags::PATH, 0);
-    let Ok(found) = found else {
-        return Err(Error::new(Kind::State, "the base has no init: no /sbin/init is in it")
-            .hint("create the container with --init builtin, or put systemd-sysv in the base"));
+    let found = match open_in(&root, "sbin/init", Links::InRoot, rustix::fs::OFlags::PATH, 0) {
+        Ok(found) => found,
+        Err(e) if [libc::ENOENT, libc::ENOTDIR, libc::ELOOP].contains(&e.errno()) => {
+            return Err(Error::new(Kind::State, "the base has no init: no /sbin/init is in it")
+                .hint(
+                    "create the container with --init builtin, or put systemd-sysv in the base",
+                ));
+        }
+        Err(e) => return Err(e.into()),
     };
     let path = rustix::fs::readlink(format!("/proc/self/fd/{}", found.as_raw_fd()), Vec::new())
         .named(|| "readlink(/proc/self/fd)".into())?;

@@ -12,10 +12,21 @@ use crate::error::{Context, Error, Kind, Result};
 ///
 /// The directory must be one that only root can write to.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(path, bytes, mode, true)
+    replace(path, bytes, mode, Synced::All)
 }
 
-fn replace(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
+/// What is on the disk for sure when a write returns.
+#[derive(Clone, Copy, PartialEq)]
+enum Synced {
+    /// The new content, in its place.
+    All,
+    /// The new content before it gets its place: a power cut leaves the old or the new, whole.
+    Content,
+    /// Neither.
+    Nothing,
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32, synced: Synced) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // The pid keeps two writers apart; a name left by a dead one is simply written over.
@@ -29,12 +40,14 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
             .open(&temporary)?;
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         file.write_all(bytes)?;
-        if !lasting {
-            return std::fs::rename(&temporary, path);
+        if synced != Synced::Nothing {
+            file.sync_all()?;
         }
-        file.sync_all()?;
         std::fs::rename(&temporary, path)?;
-        File::open(dir)?.sync_all()
+        if synced == Synced::All {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
     })();
     if result.is_err() {
         let _ = std::fs::remove_file(&temporary);
@@ -44,7 +57,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
 
 /// As [`write`], for what a power cut may take; see [`write_json_unsynced`].
 pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(path, bytes, mode, false)
+    replace(path, bytes, mode, Synced::Nothing)
 }
 
 /// [`write`] of `value` as indented JSON.
@@ -57,7 +70,14 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize, mode: u32) -> Resu
 ///
 /// For what is true of one boot, what can be made anew, and what is synced before it counts.
 pub fn write_json_unsynced(path: &Path, value: &impl serde::Serialize, mode: u32) -> Result<()> {
-    replace(path, &json(path, value)?, mode, false)
+    replace(path, &json(path, value)?, mode, Synced::Nothing)
+}
+
+/// As [`write_json`], but a power cut may still bring the old content back.
+///
+/// For what a journal entry, which goes after it, has written anew in that case.
+pub fn write_json_whole(path: &Path, value: &impl serde::Serialize, mode: u32) -> Result<()> {
+    replace(path, &json(path, value)?, mode, Synced::Content)
 }
 
 fn json(path: &Path, value: &impl serde::Serialize) -> Result<Vec<u8>> {

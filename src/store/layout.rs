@@ -4,6 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::Name;
 
+/// Makes a directory and those that lead to it, which root alone can change, whatever the umask is:
+/// else the store would be refused as one that others could put aside.
+pub fn make_all(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+}
+
 /// The places of one store.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -169,7 +176,7 @@ impl Layout {
         use std::os::unix::fs::PermissionsExt;
         let run = self.run();
         for (dir, mode) in [(run.join("containers"), 0o700), (self.locks(), 0o700), (run, 0o755)] {
-            std::fs::create_dir_all(&dir)?;
+            make_all(&dir)?;
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode))?;
         }
         Ok(())

@@ -116,6 +116,11 @@ impl Record {
         atomic::write_json(&layout.record(&self.name), self, 0o600)
     }
 
+    /// The same in the course of a work of which the journal knows, and which it would do again.
+    pub fn save_in_work(&self, layout: &Layout) -> Result<()> {
+        atomic::write_json_whole(&layout.record(&self.name), self, 0o600)
+    }
+
     /// Writes the record to `dir`, a directory in staging that is synced before it counts.
     pub fn save_in(&self, dir: &std::path::Path) -> Result<()> {
         atomic::write_json_unsynced(&dir.join("container.json"), self, 0o600)

@@ -100,6 +100,11 @@ pub fn boot_id() -> Result<&'static str> {
 }
 
 impl State {
+    /// Whether both are of one start, under one supervisor.
+    pub fn is_of_start(&self, other: &Self) -> bool {
+        (&self.boot, self.init, self.supervisor) == (&other.boot, other.init, other.supervisor)
+    }
+
     fn path(layout: &Layout, name: &Name) -> PathBuf {
         layout.run_of(name).join("state.json")
     }

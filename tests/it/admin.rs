@@ -87,6 +87,34 @@ fn a_config_of_another_user_is_refused() {
     store.ok(&["list"]);
 }
 
+/// As a pool does, one that grows ends before the ids that systemd has for other things.
+#[test]
+fn a_pool_does_not_grow_into_others_ids() {
+    let store = Store::new("grows", 2);
+    let before = store.claim();
+    let start: u32 = before.split(':').nth(1).unwrap().parse().unwrap();
+    let room = (2_147_352_576 - start) / 65536;
+    if start >= 0x7000_0000 && room < 4000 {
+        let said = store.fails(4, &["init", "--containers", &(room + 1).to_string()]);
+        assert!(said.contains(&format!("ask for {room} at most")), "{said}");
+    }
+    assert_eq!(store.claim(), before);
+}
+
+#[test]
+fn the_umask_of_whoever_sets_up_makes_no_store_that_is_refused() {
+    let store = Store::new("umask", 2);
+    let said = sh(&format!(
+        "umask 000; rm -r {1}/var {1}/run && {0} --root {1} init && rm -r {1}/run && \
+         {0} --root {1} create x --base x",
+        crate::common::coloc().display(),
+        store.root.display()
+    ));
+    // No base: all else was right.
+    assert!(said.fails(3).contains("no base"), "the store is refused");
+    store.ok(&["list"]);
+}
+
 /// Whoever owns a directory above can put another store in the place of this one.
 #[test]
 fn a_store_below_a_users_directory_is_refused() {
