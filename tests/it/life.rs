@@ -78,6 +78,25 @@ fn a_reboot_from_inside_comes_back() {
     assert_eq!(c.cgroups(), [""; 0]);
 }
 
+/// While the lock of an update keeps its supervisor waiting, that one writes down what it has changed.
+#[test]
+fn what_ends_in_the_middle_of_an_update_is_cleaned_up() {
+    let c = Container::started(store(), "ends-updated", &["--init", "builtin"]);
+    let (first, run) = (c.status()["pid"].as_i64().unwrap(), c.store.root.join("run/coloc"));
+    let lock = std::fs::File::open(run.join(format!("locks/container.{}", c.name))).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    kill(first);
+    until("its init has ended", || !std::path::Path::new(&format!("/proc/{first}")).exists());
+    let file = run.join(format!("containers/{}/state.json", c.name));
+    let mut state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    state["swapped"] = 1.into();
+    std::fs::write(&file, state.to_string()).unwrap();
+    drop(lock);
+    until("it is cleaned up", || c.cgroups().is_empty());
+    assert_eq!(c.word(), "stopped");
+}
+
 #[test]
 fn a_poweroff_from_inside_stops_it_and_leaves_no_cgroup() {
     let c = Container::started(store(), "poweroff", &[]);
