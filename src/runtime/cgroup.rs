@@ -292,7 +292,7 @@ pub fn processes(dir: &Path) -> Vec<i32> {
 }
 
 /// The directories that [`prepare`] made for a container of which nothing is known but its
-/// payload, children before parents.
+/// payload, as far as they are there, children before parents.
 pub fn made(store: &str, name: &str, payload: &Path) -> Vec<PathBuf> {
     let Ok(hierarchies) = host() else { return vec![payload.to_path_buf()] };
     let mut made = vec![payload.to_path_buf()];
@@ -300,8 +300,8 @@ pub fn made(store: &str, name: &str, payload: &Path) -> Vec<PathBuf> {
     if payload.parent() == Some(&*base) {
         made.extend([base.join("supervisor"), base]);
     }
-    let v1 = hierarchies.v1.iter().map(|(mount, _)| mount.join(store).join(name));
-    made.extend(v1.filter(|dir| dir.is_dir()));
+    made.extend(hierarchies.v1.iter().map(|(mount, _)| mount.join(store).join(name)));
+    made.retain(|dir| dir.is_dir());
     made
 }
 
