@@ -13,7 +13,7 @@ mod plan;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use index::Index;
 pub use plan::{Left, restart_plan};
@@ -23,12 +23,11 @@ use crate::error::Result;
 use crate::store::running::State;
 use crate::sys::path::open_dir;
 use crate::tree::accounts::{self, User};
+use crate::tree::cgroups;
 use crate::tree::file::{self, printable};
 
 /// An account file of a member's that is larger than this is not one.
 const ACCOUNT_LIMIT: u64 = 8 << 20;
-/// A container with more processes than this is looked at in part.
-const PROCESSES: usize = 65_536;
 
 /// A container to look into. The index is of its base, with the generation that it is at now.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +106,7 @@ pub fn stale(target: &Target<'_>, index: &Index) -> Result<Vec<Stale>> {
     let own_view = process::view(target.state.init.pid);
     let mut views: HashMap<process::View, bool> = HashMap::new();
     let mut found = Vec::new();
-    for (dir, unit, pid) in processes(&target.state.cgroup) {
+    for (unit, pid) in processes(&target.state.cgroup) {
         let Some(started) = process::start(pid) else { continue };
         let mut rows = mapped(pid, index);
         if rows.is_empty() {
@@ -123,24 +122,34 @@ pub fn stale(target: &Target<'_>, index: &Index) -> Result<Vec<Stale>> {
                 rows.push((None, None, Certainty::Maybe));
             }
         }
-        // The number may by now be another's, even one of the host's.
-        if rows.is_empty() || process::start(pid) != Some(started) || !pids(&dir).contains(&pid) {
+        if rows.is_empty() {
             continue;
         }
         let user = process::user(pid).map_or_else(String::new, |uid| {
             user_name(&users, uid.checked_sub(target.ids_start), uid)
         });
-        found.extend(rows.into_iter().map(|(package, file, certainty)| Stale {
-            container: target.container.into(),
-            pid,
-            user: user.clone(),
-            unit: unit.clone(),
-            command: process::command(pid),
-            package,
-            file,
-            certainty,
+        found.extend(rows.into_iter().map(|(package, file, certainty)| {
+            let stale = Stale {
+                container: target.container.into(),
+                pid,
+                user: user.clone(),
+                unit: unit.clone(),
+                command: process::command(pid),
+                package,
+                file,
+                certainty,
+            };
+            (started, stale)
         }));
     }
+    // A number may by now be another's, even one of the host's. What has it in the container, and began when
+    // the one did that was looked at, had it all the time.
+    let there: HashSet<i32> = match found.is_empty() {
+        true => HashSet::new(),
+        false => cgroups::processes(&target.state.cgroup).into_iter().collect(),
+    };
+    found.retain(|(started, s)| there.contains(&s.pid) && process::start(s.pid) == Some(*started));
+    let mut found: Vec<Stale> = found.into_iter().map(|(_, stale)| stale).collect();
     found.sort_by(|a, b| (a.pid, &a.package).cmp(&(b.pid, &b.package)));
     Ok(found)
 }
@@ -174,7 +183,7 @@ fn sees_old(pid: i32, index: &Index) -> bool {
 pub fn in_use(payload: &Path, index: &Index) -> BTreeSet<usize> {
     let mut used = BTreeSet::new();
     let mut views: HashSet<process::View> = HashSet::new();
-    for (_, _, pid) in processes(payload) {
+    for pid in cgroups::processes(payload) {
         used.extend(process::old_files(pid, index).iter().map(|old| old.generation));
         if process::view(pid).is_some_and(|view| views.insert(view)) {
             used.extend(process::mounts(pid).and_then(|mounts| index.shows_old(&mounts)));
@@ -197,30 +206,15 @@ fn user_name(users: &[User], inside: Option<u32>, outside: u32) -> String {
     known.map_or_else(|| inside.unwrap_or(outside).to_string(), |u| printable(&u.name))
 }
 
-/// Every process of the cgroup `payload` and below, with its cgroup's directory and unit.
-fn processes(payload: &Path) -> Vec<(PathBuf, String, i32)> {
+/// Every process of the cgroup `payload` and below, with its unit.
+fn processes(payload: &Path) -> Vec<(String, i32)> {
     let mut found = Vec::new();
-    let mut todo = vec![payload.to_path_buf()];
-    while let Some(dir) = todo.pop() {
-        let inner = dir.strip_prefix(payload).unwrap_or(Path::new(""));
-        let unit = unit(&inner.to_string_lossy());
-        found.extend(pids(&dir).into_iter().map(|pid| (dir.clone(), unit.clone(), pid)));
-        if found.len() > PROCESSES {
-            break;
-        }
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                todo.push(entry.path());
-            }
-        }
-    }
+    cgroups::each(payload, |names, pids| {
+        let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+        let unit = unit(&names.join("/"));
+        found.extend(pids.iter().map(|pid| (unit.clone(), *pid)));
+    });
     found
-}
-
-/// The pids of a cgroup; none if it is gone, and without those that are of no pid here.
-fn pids(cgroup: &Path) -> Vec<i32> {
-    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 /// The unit that a cgroup, by its path below the container's, belongs to.

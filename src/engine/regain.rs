@@ -15,6 +15,7 @@ use crate::store::lock::{self, Subject};
 use crate::store::record::generations;
 use crate::store::running::{Process, State, boot_id};
 use crate::store::{Name, Record};
+use crate::tree::cgroups;
 
 impl Engine {
     /// [`regain`](Self::regain) for whoever does not hold the container's lock.
@@ -39,12 +40,13 @@ impl Engine {
 
     fn find_state(&self, name: &Name, payload: &Path) -> Option<State> {
         let record = Record::load(&self.layout, name).ok()?;
-        let pids = cgroup::processes(payload);
+        let pids = cgroups::processes(payload);
         let init = pids.into_iter().find(|pid| is_init(*pid, record.ids.start))?;
         let init = Process::now(init)?;
         let pidfd = init.open()?;
         // Only now is it sure that the number was that process's all the time.
-        if !is_init(init.pid, record.ids.start) || !cgroup::processes(payload).contains(&init.pid) {
+        if !is_init(init.pid, record.ids.start) || !cgroups::processes(payload).contains(&init.pid)
+        {
             return None;
         }
         let all = generations(&self.layout, &record.base).ok()?;
@@ -81,7 +83,7 @@ impl Engine {
         };
         // No process of the container's gets into this cgroup.
         let beside = payload.parent().map(|dir| dir.join("supervisor"));
-        let pids = beside.map(|dir| cgroup::processes(&dir)).unwrap_or_default();
+        let pids = beside.map(|dir| cgroups::processes(&dir)).unwrap_or_default();
         let found = pids.into_iter().find(is_ours).and_then(Process::now);
         found.unwrap_or(Process { pid: 0, start: 0 })
     }

@@ -15,6 +15,9 @@ use crate::store::lock::{self, Subject};
 use crate::store::running::State;
 use crate::sys::process;
 
+/// For how long what was killed may take to be gone.
+const DEATH_LIMIT: Duration = Duration::from_secs(30);
+
 /// What a stop came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -124,7 +127,9 @@ impl Engine {
             let orphans = self.orphans(name);
             if let Some(payload) = &orphans {
                 cgroup::kill(payload)?;
-                cgroup::remove(std::slice::from_ref(payload));
+                if !cgroup::empty_within(payload, DEATH_LIMIT) {
+                    return Err(does_not_die(name));
+                }
             }
             self.clean_up(name);
             let outcome = if orphans.is_some() { Outcome::Killed } else { Outcome::Already };
@@ -141,9 +146,8 @@ impl Engine {
             outcome = Outcome::Killed;
             cgroup::kill(&state.cgroup)?;
             let _ = process::signal(&init, libc::SIGKILL);
-            if !gone_within(&init, Duration::from_secs(30)) {
-                return Err(Error::failed(format!("{name} does not die"))
-                    .hint("a process of it is stuck in the kernel; dmesg may say on what"));
+            if !gone_within(&init, DEATH_LIMIT) {
+                return Err(does_not_die(name));
             }
         }
         let supervisor = state.supervisor.open();
@@ -194,6 +198,11 @@ impl Engine {
         }
         Ok(true)
     }
+}
+
+fn does_not_die(name: &Name) -> Error {
+    Error::failed(format!("{name} does not die"))
+        .hint("a process of it is stuck in the kernel; dmesg may say on what")
 }
 
 /// What the journal says of the arguments of a stop.

@@ -357,12 +357,16 @@ impl Engine {
         if State::load(&self.layout, name).is_some() {
             return None;
         }
-        let v2 = &cgroup::host().ok()?.v2;
-        let unit = unit::name(&self.layout, name);
+        self.payloads(name).into_iter().find(|payload| cgroup::populated(payload))
+    }
+
+    /// Where the payload cgroup of `name` can be: the store's own place, and that of its unit.
+    fn payloads(&self, name: &Name) -> Vec<std::path::PathBuf> {
+        let Ok(hierarchies) = cgroup::host() else { return Vec::new() };
+        let (v2, unit) = (&hierarchies.v2, unit::name(&self.layout, name));
         [v2.join(self.layout.id()).join(name.as_str()), v2.join("coloc.slice").join(unit)]
-            .into_iter()
             .map(|dir| dir.join("payload"))
-            .find(|payload| cgroup::populated(payload))
+            .into()
     }
 
     /// Refuses to touch a container that runs without a record of it.
@@ -386,6 +390,11 @@ impl Engine {
             // Before it is forgotten, so that they run again rather than not at all.
             for e in self.started_hooks(name).iter().flat_map(|h| h.run_all("poststop", None)) {
                 eprintln!("coloc: {name}: {e}");
+            }
+        } else {
+            // A start that was killed before it had written its state has left some of these.
+            for payload in self.payloads(name) {
+                cgroup::remove(&cgroup::made(&self.layout.id(), name.as_str(), &payload));
             }
         }
         State::forget(&self.layout, name);

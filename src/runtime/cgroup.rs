@@ -15,8 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::path::open_dir;
+use crate::tree::cgroups;
 
 /// The host's hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -129,7 +132,7 @@ pub fn prepare(store: &str, name: &str, root_id: u32) -> Result<Cgroups> {
     // A member's root may nest cgroups, but not without end: each costs kernel memory.
     let _ = set(&base, "cgroup.max.depth", "32");
     let _ = set(&base, "cgroup.max.descendants", "4096");
-    make(&payload)?;
+    make_anew(&payload)?;
     delegate(&payload, root_id)?;
     // systemd removes a unit's cgroup itself, with the supervisor's in it.
     let mut made = vec![payload.clone()];
@@ -160,6 +163,25 @@ fn make(dir: &Path) -> Result<()> {
             other => return other.context(|| format!("cannot make cgroup {}", dir.display())),
         }
     }
+}
+
+/// Makes a cgroup that is to be as new. In one whose processes were once killed by [`kill`] the kernel (6.18)
+/// kills whatever is born in it.
+fn make_anew(dir: &Path) -> Result<()> {
+    if let Err(e) = remove_within(dir, START_LIMIT) {
+        return Err(Error::new(
+            Kind::State,
+            format!(
+                "cgroup {} of an earlier start cannot be removed: {}",
+                dir.display(),
+                Error::from(std::io::Error::from(e))
+            ),
+        )
+        .hint(
+            "a process of it may be stuck in the kernel (see dmesg), or something mounted there",
+        ));
+    }
+    make(dir)
 }
 
 // The files of cgroupfs are commands to the kernel, not state: they are not written atomically.
@@ -272,27 +294,21 @@ pub fn kill(payload: &Path) -> Result<()> {
     }
 }
 
-/// The processes in the cgroup and below it, as far as they have a number here; not all of them if
-/// there are too many to be a container's.
-pub fn processes(dir: &Path) -> Vec<i32> {
-    let mut found = Vec::new();
-    let mut todo = vec![dir.to_path_buf()];
-    while let Some(dir) = todo.pop() {
-        let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        found.extend(
-            text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0),
-        );
-        if found.len() > 65_536 {
-            break;
+/// Waits until no process is in the cgroup or below it; false if one still is after `limit`.
+pub fn empty_within(payload: &Path, limit: Duration) -> bool {
+    let (begun, mut pause) = (Instant::now(), Duration::from_micros(500));
+    while populated(payload) {
+        if begun.elapsed() >= limit {
+            return false;
         }
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        todo.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
     }
-    found
+    true
 }
 
 /// The directories that [`prepare`] made for a container of which nothing is known but its
-/// payload, children before parents.
+/// payload, as far as they are there, children before parents.
 pub fn made(store: &str, name: &str, payload: &Path) -> Vec<PathBuf> {
     let Ok(hierarchies) = host() else { return vec![payload.to_path_buf()] };
     let mut made = vec![payload.to_path_buf()];
@@ -300,8 +316,8 @@ pub fn made(store: &str, name: &str, payload: &Path) -> Vec<PathBuf> {
     if payload.parent() == Some(&*base) {
         made.extend([base.join("supervisor"), base]);
     }
-    let v1 = hierarchies.v1.iter().map(|(mount, _)| mount.join(store).join(name));
-    made.extend(v1.filter(|dir| dir.is_dir()));
+    made.extend(hierarchies.v1.iter().map(|(mount, _)| mount.join(store).join(name)));
+    made.retain(|dir| dir.is_dir());
     made
 }
 
@@ -344,21 +360,14 @@ pub fn freeze(payload: &Path, freeze: bool) -> Result<()> {
 
 /// For how long the processes of a cgroup may take to be gone.
 const REMOVE_LIMIT: Duration = Duration::from_millis(500);
+/// The same where a start waits for it, which cannot go on with them.
+const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Removes the directories that were made for a container that has ended, with whatever
-/// cgroups were made inside.
+/// cgroups were made inside. What stays is in the way of nobody but the next start, which says so.
 pub fn remove(made: &[PathBuf]) {
     for dir in made {
-        let (begun, mut pause) = (Instant::now(), Duration::from_micros(500));
-        while begun.elapsed() < REMOVE_LIMIT {
-            remove_below(dir);
-            match std::fs::remove_dir(dir) {
-                // A process that was just killed is counted until its parent has noticed.
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(pause),
-                _ => break,
-            }
-            pause = (pause * 2).min(Duration::from_millis(10));
-        }
+        let _ = remove_within(dir, REMOVE_LIMIT);
         // The store's, if this was the last container in it; else the kernel refuses.
         let of_store =
             |p: &Path| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"coloc"));
@@ -368,19 +377,15 @@ pub fn remove(made: &[PathBuf]) {
     }
 }
 
-fn remove_below(dir: &Path) {
-    let mut found = Vec::new();
-    let mut todo = vec![dir.to_path_buf()];
-    while let Some(next) = todo.pop() {
-        for entry in std::fs::read_dir(&next).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                found.push(entry.path());
-                todo.push(entry.path());
-            }
+fn remove_within(dir: &Path, limit: Duration) -> rustix::io::Result<()> {
+    let (begun, mut pause) = (Instant::now(), Duration::from_micros(500));
+    loop {
+        match cgroups::remove(dir) {
+            // A process that was just killed is counted until its parent has noticed.
+            Err(Errno::BUSY) if begun.elapsed() < limit => std::thread::sleep(pause),
+            other => return other,
         }
-    }
-    for dir in found.iter().rev() {
-        let _ = std::fs::remove_dir(dir);
+        pause = (pause * 2).min(Duration::from_millis(10));
     }
 }
 

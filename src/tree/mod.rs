@@ -1,10 +1,11 @@
 //! File trees: copying one with shifted ids, the accounts in it, the list of everything in it,
-//! writing it to the disk, its removal and its size.
+//! writing it to the disk, its removal and its size; and the tree of a container's cgroups.
 //!
 //! Trees that a container can write to are walked by descriptors and `openat2`, or by the
 //! distribution's own tools that are made for hostile trees; never by path strings.
 
 pub mod accounts;
+pub mod cgroups;
 pub mod copy;
 pub mod file;
 pub mod inside;

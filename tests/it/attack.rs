@@ -354,6 +354,63 @@ fn a_frozen_entrance_holds_up_neither_exec_nor_stop() {
     assert_eq!(c.cgroups(), [""; 0]);
 }
 
+/// Twenty cgroups, one in the other, by names whose path no system call takes; the pid inside of what is in
+/// the last.
+const DEEP: &str = "cd /sys/fs/cgroup; n=$(printf %0250d 0); i=0; \
+    while [ $i -lt 20 ]; do mkdir $n && cd -P $n || exit 9; i=$((i+1)); done; \
+    sleep 1000 <&- >&- 2>&- & echo $! > cgroup.procs && cat cgroup.procs";
+
+#[test]
+fn cgroups_that_no_path_leads_to_are_no_obstacle() {
+    let store = Store::mini("deep", 4);
+    let c = Container::started(&store, "deep", &["--init", "builtin"]);
+    let nest = || assert!(!c.root_sh(DEEP).ok().is_empty());
+    nest();
+    c.ok("stop", &[]);
+    assert_eq!(c.cgroups(), [""; 0]);
+    c.ok("start", &[]);
+    nest();
+    c.ok("stop", &["--timeout", "0"]);
+    c.ok("start", &[]);
+    nest();
+    // Not even without a word of it on record.
+    std::fs::remove_file(store.root.join("run/coloc/containers").join(&c.name).join("state.json"))
+        .unwrap();
+    c.ok("stop", &[]);
+    assert_eq!(c.cgroups(), [""; 0]);
+    c.ok("start", &[]);
+    nest();
+    c.ok("delete", &["--yes", "--force"]);
+    assert_eq!(c.cgroups(), [""; 0]);
+    store.ok(&["create", &c.name, "--init", "builtin"]);
+    c.ok("start", &[]);
+    c.root(&["true"]).ok();
+}
+
+#[test]
+fn a_process_in_a_cgroup_that_no_path_leads_to_is_seen() {
+    let store = Store::mini("deep-seen", 4);
+    let c = Container::started(&store, "deep-seen", &["--init", "builtin"]);
+    let inside = c.root_sh(DEEP).ok();
+    let program = "cp -p /usr/bin/busybox /usr/bin/new && echo >> /usr/bin/new && \
+                   mv /usr/bin/new /usr/bin/busybox";
+    let change = |script: &str| store.ok(&["base", "shell", "mini", "--", "sh", "-c", script]);
+    change(program);
+    let rows = store.json(&["stale", &c.name, "--json"]);
+    let deep = |row: &&serde_json::Value| row["command"] == "sleep" && row["certainty"] == "exact";
+    assert!(rows.as_array().unwrap().iter().any(|r| deep(&r)), "{inside}: {rows}");
+    // The only one that still runs the first generation, or knows of it.
+    let init = c.status()["pid"].as_i64().unwrap().to_string();
+    for row in rows.as_array().unwrap().iter().filter(|r| !deep(r)) {
+        assert_eq!(row["pid"].to_string(), init, "{rows}");
+    }
+    for n in 0..3 {
+        change(&format!("echo {n} > /usr/lib/data"));
+    }
+    let pruned = store.json(&["base", "prune", "mini", "--dry-run", "--json"]);
+    assert!(pruned["in_use"].as_array().unwrap().contains(&1.into()), "{pruned}");
+}
+
 /// A file system that says that it is there, and takes every question after that without a word.
 const SILENT: &str = r#"
 my ($device, $at) = @ARGV; mkdir $at;

@@ -1,6 +1,6 @@
 //! A command that is killed at each of its steps leaves a whole thing or nothing.
 
-use crate::common::{Store, debian, run};
+use crate::common::{Container, Store, debian, run, sh, until};
 
 #[track_caller]
 fn kill_at(store: &Store, step: &str, args: &[&str]) {
@@ -145,6 +145,33 @@ fn start_killed_when_its_supervisor_is_at_work() {
         store.ok(&["stop", "victim", "--timeout", "0"]);
         store.assert_whole();
     }
+}
+
+/// What its supervisor had made by then is on no record.
+#[test]
+fn start_killed_before_its_state_is_written_leaves_no_cgroup_to_a_delete() {
+    let store = debian("start-lost", 2);
+    let c = Container::create(&store, "lost", &[]);
+    for verb in ["stop", "start", "delete"] {
+        let mut command = store.command(&["start", &c.name]);
+        command.env("COLOC_KILL_AT", "network.connected");
+        assert_ne!(run(command).code, 0);
+        let dirs = c.cgroups();
+        assert!(!dirs.is_empty(), "nothing was made");
+        // Its init, half made, sees that nobody is there any more.
+        let procs = format!("cat $(find {} -name cgroup.procs)", dirs.join(" "));
+        until("the last process of it is gone", || sh(&procs).text().is_empty());
+        match verb {
+            "delete" => c.ok("delete", &["--yes"]),
+            other => c.ok(other, &[]),
+        };
+        if verb == "start" {
+            c.root(&["true"]).ok();
+            c.ok("stop", &["--timeout", "0"]);
+        }
+        assert_eq!(c.cgroups(), [""; 0], "{verb}");
+    }
+    store.assert_whole();
 }
 
 fn base_killed_at(step: &str, is_made: bool) {

@@ -397,6 +397,35 @@ fn what_is_left_in_the_cgroup_of_a_container_is_killed() {
     c.root(&["true"]).ok();
 }
 
+/// What is born in a cgroup whose processes were once killed together is killed at once.
+#[test]
+fn a_cgroup_that_an_earlier_start_left_is_made_anew() {
+    let c = Container::started(store(), "left-over", &["--init", "builtin"]);
+    let payload = std::path::PathBuf::from(c.status()["cgroup"].as_str().unwrap());
+    c.ok("stop", &[]);
+    let leave = || {
+        std::fs::create_dir_all(payload.join("inner")).unwrap();
+        std::fs::write(payload.join("cgroup.kill"), "1").unwrap();
+    };
+    leave();
+    c.ok("start", &[]);
+    c.root(&["true"]).ok();
+    c.ok("stop", &[]);
+    leave();
+    let inner = payload.join("inner").display().to_string();
+    sh(&format!("mount -t tmpfs none {inner} && mkdir {inner}/others")).ok();
+    let said = c.run("start", &[]);
+    let kept = payload.join("inner/others").exists();
+    sh(&format!("umount {inner}")).ok();
+    let said = said.fails(4);
+    assert!(said.contains("payload of an earlier start cannot be removed: Device"), "{said}");
+    assert!(kept, "what others have mounted there is theirs");
+    c.ok("start", &[]);
+    c.root(&["true"]).ok();
+    c.ok("stop", &[]);
+    assert_eq!(c.cgroups(), [""; 0]);
+}
+
 /// The container is half made by then.
 #[test]
 fn what_cannot_be_furnished_does_not_start_and_leaves_nothing() {
