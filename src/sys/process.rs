@@ -161,6 +161,38 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> Result<End> {
     }
 }
 
+/// Takes a child that has ended already, whichever: its pid, and how it ended. None while all run,
+/// ECHILD when there is none at all.
+pub fn next_ended() -> Result<Option<(i32, End)>> {
+    reap(libc::P_ALL, 0, libc::WNOHANG)
+}
+
+/// waitid(2) for children that end. By the kernel's own words, as nix's have no real-time signals: it
+/// takes such a child and gives EINVAL, and nobody learns which one it was.
+fn reap(kind: libc::idtype_t, id: i32, flags: i32) -> Result<Option<(i32, End)>> {
+    loop {
+        // SAFETY: an all-zero siginfo_t is valid, and lives through the call; of the fields of its
+        // union those are read that the kernel fills in for an ended child. Without one it leaves the
+        // pid zero.
+        let (r, pid, code, status) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let r = libc::waitid(kind, id as libc::id_t, &raw mut info, libc::WEXITED | flags);
+            (r, info.si_pid(), info.si_code, info.si_status())
+        };
+        if r == 0 {
+            let end = match code {
+                libc::CLD_EXITED => End::Code(status),
+                _ => End::Signal(status),
+            };
+            return Ok((pid != 0).then_some((pid, end)));
+        }
+        match Error::last(format!("waitid({kind}, {id})")) {
+            e if e.errno() == libc::EINTR => {}
+            e => return Err(e),
+        }
+    }
+}
+
 /// Does `work` as the user `uid` by its effective id, with all the power that this process has.
 pub fn as_user<T>(uid: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let own = nix::unistd::geteuid();
