@@ -5,6 +5,7 @@ use std::path::Path;
 use super::sandbox::{self, PATH, Streams, failure, follow};
 use super::{BuildSpec, Said, sources};
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::process::End;
 
 pub use super::import::import;
 
@@ -41,17 +42,17 @@ pub fn bootstrap(
     let temporary = temporary.to_string_lossy();
     let env = [("DEBIAN_FRONTEND", "noninteractive"), ("TMPDIR", &*temporary)];
     let args = arguments(spec, tree, &lines);
-    let mut run = sandbox::spawn(PREPARE, &args, &env, Streams::Pipe)?;
+    let run = sandbox::spawn(PREPARE, &args, &env, Streams::Pipe)?;
     let last = follow(run.output, &mut output, None, &mut |line| {
         if let Some(step) = line.strip_prefix("I: ") {
             progress(Said::Phase(step.into()));
         }
         Ok(())
     });
-    let status = run.child.wait().context(|| "cannot wait for mmdebstrap")?;
+    let end = sandbox::wait(run.child)?;
     let last = last?;
-    if !status.success() {
-        return Err(failure("mmdebstrap", status, &last, log));
+    if end != End::Code(0) {
+        return Err(failure("mmdebstrap", end, &last, log));
     }
     crate::tree::remove(scratch)?;
     match lines.is_empty() {

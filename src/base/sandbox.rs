@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use unshare::{Child, ExitStatus, Namespace, Stdio};
+use unshare::{Child, Namespace, Stdio};
 
 use crate::error::{Context, Error, Result};
 use crate::sys::Named;
+use crate::sys::process::{self, End};
 use crate::tree::file::printable;
 
 /// How many of the last lines of a failed run are shown.
@@ -94,7 +95,7 @@ pub(super) fn spawn(
         }
     }
     // Ours are closed on exec, but not what our own caller left open.
-    crate::sys::process::close_others_on_exec()?;
+    process::close_others_on_exec()?;
     let child = command
         .spawn()
         .map_err(|e| Error::failed(format!("cannot run {name} in namespaces: {e}")))?;
@@ -258,22 +259,26 @@ fn readable(reader: &File, interrupt: &Interrupt) -> Result<()> {
     }
 }
 
+/// Waits until a run has ended, and gives how. The crate's own way fails where a real-time signal
+/// ended it.
+pub(super) fn wait(child: Child) -> Result<End> {
+    process::wait_for(child.pid()).context(|| "cannot wait for a tool")
+}
+
 /// Kills a run and waits until nothing of it is left.
-pub(super) fn kill(child: &mut Child) {
+pub(super) fn kill(child: Child) {
     let _ = child.kill();
-    let _ = child.wait();
+    let _ = wait(child);
 }
 
 /// What failed, how, and what it said last.
-pub(super) fn failure(
-    what: &str,
-    status: ExitStatus,
-    last: &VecDeque<String>,
-    log: &Path,
-) -> Error {
-    let how = match status {
-        ExitStatus::Exited(code) => format!("exit code {}", code as u8),
-        ExitStatus::Signaled(signal, _) => format!("killed by {signal:?}"),
+pub(super) fn failure(what: &str, end: End, last: &VecDeque<String>, log: &Path) -> Error {
+    let how = match end {
+        End::Code(code) => format!("exit code {code}"),
+        End::Signal(signal) => match Signal::try_from(signal) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {signal}"),
+        },
     };
     let mut message = format!("{what} failed ({how})");
     for line in last {

@@ -32,6 +32,7 @@ use super::sandbox::{self, Interrupt, Running, Streams};
 use super::{Said, apt, room, terminal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::journal;
+use crate::sys::process::End;
 use crate::tree::inside::Inside;
 use crate::tree::manifest;
 
@@ -272,12 +273,14 @@ impl Worker<'_> {
         // work, so neither waits; what it says fits the pipe, or waits there until it is read.
         let ahead = self.open(&self.job.staging.join("ahead"), room.map(|_| AHEAD))?;
         let simulate = [&["-s"], verb(self.job.change).as_slice()].concat();
-        let mut simulation = spawn_apt(&ahead, &simulate)?;
-        let changed = self.change(merged, room);
-        if changed.is_err() {
-            sandbox::kill(&mut simulation.child);
-        }
-        let merged = changed?;
+        let simulation = spawn_apt(&ahead, &simulate)?;
+        let merged = match self.change(merged, room) {
+            Ok(merged) => merged,
+            Err(e) => {
+                sandbox::kill(simulation.child);
+                return Err(e);
+            }
+        };
         let said = self.follow_apt(simulation, &simulate, &mut |_| Ok(()))?;
         ahead.unmount()?;
         Ok((merged, apt::foreseen(&said)))
@@ -352,14 +355,14 @@ impl Worker<'_> {
     ) -> Result<Vec<String>> {
         let what = format!("apt-get {}", args.join(" "));
         let mut lines = Vec::new();
-        let (status, last) = self.follow(run, &what, &mut |line| {
+        let (end, last) = self.follow(run, &what, &mut |line| {
             lines.push(line.to_string());
             each(line)
         })?;
-        if status.success() {
+        if end == End::Code(0) {
             return Ok(lines);
         }
-        let failed = || sandbox::failure(&what, status, &last, self.job.log);
+        let failed = || sandbox::failure(&what, end, &last, self.job.log);
         Err(apt::unknown(&lines).unwrap_or_else(failed))
     }
 
@@ -385,38 +388,38 @@ impl Worker<'_> {
         let env =
             [("HOME", "/root"), ("DEBIAN_FRONTEND", "noninteractive"), ("debian_chroot", "base")];
         let run = sandbox::spawn(RUN, &args, &env, input)?;
-        let (status, _) = self.follow(run, &command.join(" "), &mut show)?;
-        ended_well(status)
+        let (end, _) = self.follow(run, &command.join(" "), &mut show)?;
+        ended_well(end)
     }
 
     fn shell_on_terminal(&mut self, merged: &Merged, args: &[OsString]) -> Result<()> {
         let pty = merged.open_pty()?;
         let term = std::env::var("TERM").unwrap_or("dumb".into());
         let env = [("HOME", "/root"), ("TERM", term.as_str()), ("debian_chroot", "base")];
-        let mut run = sandbox::spawn(RUN, args, &env, Streams::Terminal(pty.slave))?;
-        let relayed = terminal::relay(&pty.master, self.interrupt, &mut self.log);
-        if relayed.is_err() {
-            sandbox::kill(&mut run.child);
+        let run = sandbox::spawn(RUN, args, &env, Streams::Terminal(pty.slave))?;
+        if let Err(e) = terminal::relay(&pty.master, self.interrupt, &mut self.log) {
+            sandbox::kill(run.child);
+            return Err(e);
         }
-        relayed?;
-        ended_well(run.child.wait().context(|| "cannot wait for the shell")?)
+        ended_well(sandbox::wait(run.child)?)
     }
 
     /// Follows a tool, by the words of `what`, to its end; gives that, and the last lines that it
     /// said.
     fn follow(
         &mut self,
-        mut run: Running,
+        run: Running,
         what: &str,
         line: &mut dyn FnMut(&str) -> Result<()>,
-    ) -> Result<(unshare::ExitStatus, VecDeque<String>)> {
+    ) -> Result<(End, VecDeque<String>)> {
         let _ = writeln!(self.log, "\n# {what}");
-        let last = sandbox::follow(run.output, &mut self.log, Some(self.interrupt), line);
-        if last.is_err() {
-            sandbox::kill(&mut run.child);
+        match sandbox::follow(run.output, &mut self.log, Some(self.interrupt), line) {
+            Ok(last) => Ok((sandbox::wait(run.child)?, last)),
+            Err(e) => {
+                sandbox::kill(run.child);
+                Err(e)
+            }
         }
-        let last = last?;
-        Ok((run.child.wait().context(|| "cannot wait for a tool")?, last))
     }
 
     /// Downloaded packages are of no use once they are installed, or could not be.
@@ -459,15 +462,13 @@ fn arguments(merged: &Merged, command: impl Iterator<Item = OsString>) -> Vec<Os
 }
 
 /// Exit code 0 is the admin's word that the work is good.
-fn ended_well(status: unshare::ExitStatus) -> Result<()> {
-    match status.code() {
-        Some(0) => Ok(()),
-        // The crate has it as a signed byte.
-        Some(code) => Err(Error::failed(format!(
-            "the command ended with exit code {}, so its work is discarded",
-            code as u8
+fn ended_well(end: End) -> Result<()> {
+    match end {
+        End::Code(0) => Ok(()),
+        End::Code(code) => Err(Error::failed(format!(
+            "the command ended with exit code {code}, so its work is discarded"
         ))),
-        None => Err(Error::failed("the command was killed, so its work is discarded")),
+        End::Signal(_) => Err(Error::failed("the command was killed, so its work is discarded")),
     }
 }
 

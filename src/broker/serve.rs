@@ -7,7 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -107,10 +106,9 @@ fn turn(layout: &Layout, listener: &OwnedFd, idle: Option<Timespec>) -> Result<(
                 return Ok(());
             }
         }
-        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
-            waitpid(None, Some(WaitPidFlag::WNOHANG))
-        {
-            served.remove(&pid.as_raw());
+        // However it ended: it was the member by then, who may send it any signal.
+        while let Ok(Some((pid, _))) = process::next_ended() {
+            served.remove(&pid);
         }
         if ready {
             if let Some((pid, uid)) = accept(layout, listener, &program, &served) {

@@ -11,6 +11,7 @@ use crate::runtime::agent;
 use crate::runtime::bounds::Bounds;
 use crate::runtime::cgroup;
 use crate::runtime::enter::{self, Program};
+use crate::runtime::held;
 use crate::runtime::label;
 use crate::runtime::near::Near;
 use crate::runtime::relay::gone_within;
@@ -120,6 +121,10 @@ impl Engine {
             return Err(Error::new(Kind::State, format!("{name} does not run"))
                 .hint(format!("start it: coloc start {name}")));
         };
+        let run = self.layout.run_of(name);
+        if cgroup::frozen(&state.cgroup) && held::is_left(&run) {
+            self.let_go(name)?;
+        }
         if cgroup::frozen(&state.cgroup) {
             return Err(Error::new(Kind::State, format!("{name} is frozen"))
                 .hint(format!("let it go on: coloc thaw {name}")));

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::profile::limits::of_users;
 use crate::profile::{Setting, Settings};
 use crate::runtime::resources::{self, Resources};
-use crate::runtime::{cgroup, probe};
+use crate::runtime::{held, probe};
 use crate::status::top::Sample;
 use crate::store::running::State;
 use crate::store::usage::{Allowance, Usage};
@@ -56,20 +56,19 @@ impl Engine {
     }
 
     /// Lets all of a container take as much of the disk as its settings say. The first limit
-    /// walks through the whole tree, in which nothing may move meanwhile.
+    /// walks through the whole tree, in which nothing may move meanwhile: what runs stands still, and
+    /// the next command lets it go on if this one is killed.
     pub(super) fn limit_disk(&self, record: &Record, settings: &Settings) -> Result<()> {
         let dir = self.layout.container(&record.name);
         let most = settings.limits.disk;
         let walks = most.is_some() && !quota::is_of(&dir, record.ids.start);
-        let running = State::alive(&self.layout, &record.name).map(|(state, _)| state.cgroup);
-        let held = running.filter(|cgroup| walks && !cgroup::frozen(cgroup));
-        if let Some(cgroup) = &held {
-            cgroup::freeze(cgroup, true)?;
-        }
-        let limited = quota::limit(&dir, record.ids.start, most);
-        if let Some(cgroup) = &held {
-            cgroup::freeze(cgroup, false)?;
-        }
+        let limit = || quota::limit(&dir, record.ids.start, most);
+        let limited = match State::alive(&self.layout, &record.name) {
+            Some((state, _)) if walks => {
+                held::while_still(&state, &self.layout.run_of(&record.name), limit)
+            }
+            _ => limit(),
+        };
         limited.map_err(|e| e.context(format!("cannot limit the disk of {}", record.name)))
     }
 

@@ -2,8 +2,10 @@
 
 use super::Engine;
 use crate::error::Result;
+use crate::runtime::held;
 use crate::store::journal::{self, Work};
 use crate::store::lock::{self, Subject};
+use crate::store::running::State;
 use crate::store::{Name, atomic, ids};
 use crate::tree::volume;
 
@@ -13,10 +15,41 @@ impl Engine {
     pub(super) fn recover(&self) {
         atomic::sweep(&self.layout.journal());
         self.recover_network();
+        self.recover_held();
         for work in journal::pending(&self.layout) {
             if let Err(e) = self.recover_one(&work) {
                 eprintln!("coloc: cannot clean up after an interrupted command: {e}");
             }
+        }
+    }
+
+    /// Lets go on what an interrupted command held still.
+    fn recover_held(&self) {
+        let dir = self.layout.run().join("containers");
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_str().and_then(|n| Name::parse("container", n).ok());
+            if let Some(name) = name.filter(|_| held::is_left(&entry.path())) {
+                match self.let_go(&name) {
+                    // What an update left that found it frozen.
+                    Ok(true) => drop(self.run_pending(&name)),
+                    Ok(false) => {}
+                    Err(e) => eprintln!("coloc: an interrupted command holds {name} still: {e}"),
+                }
+            }
+        }
+    }
+
+    /// Lets `name` go on if an interrupted command held it still, and not if an admin froze it; true
+    /// if it did.
+    pub(super) fn let_go(&self, name: &Name) -> Result<bool> {
+        let subject = Subject::Container(name.clone());
+        // Held: its command is not interrupted but at work.
+        let Some(_lock) = lock::try_exclusive(&self.layout, &subject)? else { return Ok(false) };
+        let run = self.layout.run_of(name);
+        match State::alive(&self.layout, name) {
+            Some((state, _)) => held::let_go(&state, &run),
+            None => Ok(false),
         }
     }
 

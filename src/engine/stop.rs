@@ -9,7 +9,7 @@ use super::{Engine, unit};
 use crate::error::{Error, Kind, Result};
 use crate::request::Verb;
 use crate::runtime::relay::gone_within;
-use crate::runtime::{InitKind, cgroup};
+use crate::runtime::{InitKind, cgroup, held};
 use crate::store::Name;
 use crate::store::lock::{self, Subject};
 use crate::store::running::State;
@@ -185,7 +185,9 @@ impl Engine {
             return Err(Error::new(Kind::State, format!("{name} does not run"))
                 .hint(format!("start it: coloc start {name}")));
         };
-        if cgroup::frozen(&state.cgroup) == freeze {
+        // From now on it is as the admin says, whoever had it frozen.
+        let held = held::let_go(&state, &self.layout.run_of(name))?;
+        if !held && cgroup::frozen(&state.cgroup) == freeze {
             return Ok(false);
         }
         let what = if freeze { "freeze" } else { "thaw" };

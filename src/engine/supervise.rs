@@ -20,7 +20,7 @@ use crate::runtime::hooks::Hooks;
 use crate::runtime::monitor::{self, Job};
 use crate::runtime::parent::Calls;
 use crate::runtime::plan::{Handed, Plan, plan};
-use crate::runtime::{InitKind, cgroup, console, devices, label, parent, swap};
+use crate::runtime::{InitKind, cgroup, console, devices, held, label, parent};
 use crate::store::lock::{self, Lock, Subject};
 use crate::store::record::now;
 use crate::store::running::{Process, State, boot_id};
@@ -399,7 +399,9 @@ impl Engine {
         }
         State::forget(&self.layout, name);
         self.off_network(name);
-        for file in [monitor::BOOTED, "console.sock", FAILED, swap::MARKER, bounds::FILE, GIVEN] {
+        let held = [held::SWAP, held::WALK];
+        let others = [monitor::BOOTED, "console.sock", FAILED, bounds::FILE, GIVEN];
+        for file in held.into_iter().chain(others) {
             let _ = std::fs::remove_file(self.layout.run_of(name).join(file));
         }
     }

@@ -4,7 +4,6 @@
 //! host has to be visible inside for it. It cannot be traced or looked into from there, as it
 //! is undumpable and was never executed in the container's user namespace.
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::sys::process;
@@ -37,11 +36,13 @@ pub fn run() -> ! {
     }
 }
 
-fn reap() {
+/// Takes all that have ended; false if nobody is left.
+fn reap() -> bool {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(_) => {}
+        match process::next_ended() {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
         }
     }
 }
@@ -53,8 +54,7 @@ fn stop_all() {
     let _ = kill(everyone, Signal::SIGTERM);
     let _ = kill(everyone, Signal::SIGCONT);
     for _ in 0..40 {
-        reap();
-        if matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Err(nix::Error::ECHILD)) {
+        if !reap() {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));

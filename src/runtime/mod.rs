@@ -10,6 +10,7 @@ pub mod console;
 pub mod devices;
 pub mod enter;
 pub mod given;
+pub mod held;
 pub mod hooks;
 pub mod init;
 mod inside;

@@ -19,7 +19,6 @@
 //! of it, and may mount and unmount as it likes meanwhile: the old mount is only ever named by a
 //! descriptor that was looked at, and the worst that comes of a race is the container's own loss.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -28,18 +27,17 @@ use serde::{Deserialize, Serialize};
 
 use super::aside::{Helper, aside};
 use super::cgroup;
+use super::held::{self, Marker};
 use super::inside::Inside;
 use super::locked::{self, USR};
-use crate::error::{Context, Error, Kind, Result};
-use crate::store::running::{Process, State};
-use crate::store::{atomic, journal};
+use crate::error::{Error, Kind, Result};
+use crate::store::journal;
+use crate::store::running::State;
 use crate::sys;
 use crate::sys::mount::{self, Stat};
 use crate::sys::mountinfo::{self, Mount, Origin};
 use crate::sys::path::{Links, open_dir, open_in};
 
-/// The file in the running state that says that this swap, and no admin, froze the container.
-pub const MARKER: &str = "swap-frozen.json";
 /// The environment variable that, set to `frozen`, makes every swap one of that kind.
 pub const FORCE: &str = "COLOC_SWAP";
 /// The most mounts in `/usr` that are carried over, and the most that are named as lost.
@@ -108,7 +106,7 @@ pub fn seen(init: &OwnedFd, known: &[PathBuf]) -> Result<Seen> {
 
 /// Puts the new generation in the place of the old one.
 pub fn swap(swap: &Swap<'_>) -> Result<Done> {
-    let marker = Marker::of(swap);
+    let marker = Marker::of(swap.run, held::SWAP, &swap.state.init);
     let interrupted = marker.is_set();
     if !interrupted {
         // Cut short before anything was frozen, or of an init that is no more.
@@ -189,37 +187,6 @@ fn frozen(swap: &Swap<'_>, task: &Task, marker: &Marker<'_>) -> Result<Done> {
     match result? {
         Answer::Done(done) => Ok(done),
         Answer::NoBeneath => Err(Error::failed("the kernel took back what it said")),
-    }
-}
-
-/// The file that says who froze the container. It counts for the very init that it names.
-struct Marker<'a> {
-    path: PathBuf,
-    init: &'a Process,
-}
-
-impl<'a> Marker<'a> {
-    fn of(swap: &Swap<'a>) -> Self {
-        Self { path: swap.run.join(MARKER), init: &swap.state.init }
-    }
-
-    fn is_set(&self) -> bool {
-        matches!(atomic::read_json::<Process>(&self.path), Ok(Some(init)) if init == *self.init)
-    }
-
-    /// Not by the atomic writer, whose kill would leave a file that nobody clears up: one that
-    /// was cut short counts for nothing, and nothing is frozen before it is whole. It need not
-    /// outlive the boot.
-    fn set(&self) -> Result<()> {
-        let text = serde_json::to_vec(self.init)
-            .map_err(|e| Error::failed(format!("cannot tell its init: {e}")))?;
-        std::fs::File::create(&self.path)
-            .and_then(|mut file| file.write_all(&text))
-            .context(|| format!("cannot write {}", self.path.display()))
-    }
-
-    fn clear(&self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -417,23 +384,6 @@ mod tests {
         let other = [root, mount(12, 13, 1, "/usr"), mount(13, 10, 3, "/usr")];
         assert!(!is_beneath(&other, 12, &new));
         assert!(!is_beneath(&other, 99, &new));
-    }
-
-    #[test]
-    fn the_marker_counts_for_the_init_that_it_names() {
-        let path = std::env::temp_dir().join(format!("coloc-marker-{}", std::process::id()));
-        let (one, other) = (Process { pid: 7, start: 1 }, Process { pid: 7, start: 2 });
-        let marker = Marker { path: path.clone(), init: &one };
-        marker.clear();
-        assert!(!marker.is_set());
-        marker.set().unwrap();
-        assert!(marker.is_set());
-        assert!(!Marker { path: path.clone(), init: &other }.is_set());
-        // Cut short by a kill.
-        std::fs::File::create(&path).unwrap();
-        assert!(!marker.is_set());
-        marker.clear();
-        assert!(!path.exists());
     }
 
     #[test]

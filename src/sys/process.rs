@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Uid};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{
@@ -149,14 +148,47 @@ impl End {
 
 /// Waits until our child behind `pidfd` has ended.
 pub fn wait(pidfd: BorrowedFd<'_>) -> Result<End> {
+    ended(reap(libc::P_PIDFD, pidfd.as_raw_fd(), 0))
+}
+
+/// Waits until our child `pid` has ended.
+pub fn wait_for(pid: i32) -> Result<End> {
+    ended(reap(libc::P_PID, pid, 0))
+}
+
+fn ended(reaped: Result<Option<(i32, End)>>) -> Result<End> {
+    // Without WNOHANG it returns with one that has.
+    reaped?.map(|(_, end)| end).ok_or_else(|| Error::new("waitid", libc::ECHILD))
+}
+
+/// Takes a child that has ended already, whichever: its pid, and how it ended. None while all run,
+/// ECHILD when there is none at all.
+pub fn next_ended() -> Result<Option<(i32, End)>> {
+    reap(libc::P_ALL, 0, libc::WNOHANG)
+}
+
+/// waitid(2) for children that end. By the kernel's own words, as nix's have no real-time signals: it
+/// takes such a child and gives EINVAL, and nobody learns which one it was.
+fn reap(kind: libc::idtype_t, id: i32, flags: i32) -> Result<Option<(i32, End)>> {
     loop {
-        match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(End::Code(code)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(End::Signal(signal as i32)),
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            // The C library's enum knows no real-time signals.
-            Err(nix::Error::EINVAL) => return Ok(End::Signal(libc::SIGKILL)),
-            Err(e) => return Err(e).named(|| "waitid(P_PIDFD)".into()),
+        // SAFETY: an all-zero siginfo_t is valid, and lives through the call; of the fields of its
+        // union those are read that the kernel fills in for an ended child. Without one it leaves the
+        // pid zero.
+        let (r, pid, code, status) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let r = libc::waitid(kind, id as libc::id_t, &raw mut info, libc::WEXITED | flags);
+            (r, info.si_pid(), info.si_code, info.si_status())
+        };
+        if r == 0 {
+            let end = match code {
+                libc::CLD_EXITED => End::Code(status),
+                _ => End::Signal(status),
+            };
+            return Ok((pid != 0).then_some((pid, end)));
+        }
+        match Error::last(format!("waitid({kind}, {id})")) {
+            e if e.errno() == libc::EINTR => {}
+            e => return Err(e),
         }
     }
 }
@@ -432,5 +464,30 @@ impl Uninterrupted {
 impl Drop for Uninterrupted {
     fn drop(&mut self) {
         ignore_signal(libc::SIGINT, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "it is waited for by what is tested")]
+    fn how_a_child_ended_is_told_as_it_was() {
+        for (script, end) in [
+            ("exit 0", End::Code(0)),
+            ("exit 255", End::Code(255)),
+            ("kill -TERM $$", End::Signal(libc::SIGTERM)),
+            // Neither of these is in any enum of signals.
+            ("kill -40 $$", End::Signal(40)),
+            ("kill -64 $$", End::Signal(64)),
+        ] {
+            let child = || std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pid = child().id() as i32;
+            assert_eq!(wait_for(pid).unwrap(), end, "{script}");
+            assert_eq!(wait_for(pid).unwrap_err().errno(), libc::ECHILD, "taken: {script}");
+            let pidfd = pidfd(child().id() as i32).unwrap();
+            assert_eq!(wait(pidfd.as_fd()).unwrap(), end, "{script}");
+        }
     }
 }

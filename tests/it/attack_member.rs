@@ -553,6 +553,31 @@ fn what_serves_a_member_is_neither_killed_nor_traced_from_inside() {
     c.ok("stop", &["--timeout", "1"]);
 }
 
+/// The relays are the member's, and a real-time signal is one that few enums know.
+#[test]
+fn relays_that_any_signal_ended_take_no_place() {
+    let store = Store::mini("relayends", 2);
+    let c = Container::started(&store, "room", &["--init", "builtin", "--owner", member()]);
+    let served = Served::new(&store);
+    let signals = ["9", "40", "64"];
+    // More of each than the connections that one may have at once.
+    for round in 0..15 {
+        let line = format!("for i in $(seq 8); do coloc exec {} -- sleep 60 & done; wait", c.name);
+        let mut clients = served.member(&line);
+        let clients = clients.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut clients = clients.spawn().unwrap();
+        until("all are relayed", || relays(&store).len() == 8);
+        let pids: Vec<String> = relays(&store).iter().map(ToString::to_string).collect();
+        let signal = signals[round % signals.len()];
+        served.sh(&format!("kill -{signal} {}", pids.join(" "))).ok();
+        clients.wait().unwrap();
+        until("they are gone", || relays(&store).is_empty());
+    }
+    let many = (0..32).map(|_| format!("coloc exec {} -- true & ", c.name)).collect::<String>();
+    let said = served.sh(&format!("{many} wait")).stderr;
+    assert_eq!(said, "", "all of their places are free");
+}
+
 #[test]
 fn a_members_host_session_has_no_power_over_what_is_roots() {
     let store = Store::mini("session", 4);

@@ -385,3 +385,45 @@ fn changes_killed_at_any_moment_leave_one_state() {
         assert_one_state(&store);
     }
 }
+
+/// The first limit of the disk walks through the whole tree, in which nothing may move: a Ctrl-C is
+/// likely then.
+#[test]
+fn a_limit_of_the_disk_that_is_killed_leaves_nothing_frozen() {
+    let store = Store::mini("walk", 2);
+    if sh(&format!("stat -f -c %T {}", store.root.display())).ok().trim() == "btrfs" {
+        // There a limit needs no walk.
+        return;
+    }
+    store.ok(&["create", "victim", "--init", "builtin"]);
+    store.ok(&["start", "victim"]);
+    let state = || store.json(&["status", "victim", "--json"])["state"].clone();
+    let killed = || kill_at(&store, "walk.frozen", &["set", "victim", "disk=1G"]);
+    killed();
+    assert_eq!(state(), "frozen", "who only looks changes nothing");
+    store.ok(&["create", "other", "--init", "builtin"]);
+    assert_eq!(state(), "running");
+    killed();
+    store.ok(&["exec", "victim", "--", "true"]);
+    killed();
+    store.ok(&["start", "victim"]);
+    assert_eq!(state(), "running");
+    killed();
+    store.ok(&["stop", "victim"]);
+    store.ok(&["start", "victim"]);
+
+    // One that an admin froze stays so, before the kill or after it.
+    store.ok(&["freeze", "victim"]);
+    killed();
+    store.ok(&["set", "other", "hold=true"]);
+    store.fails(125, &["exec", "victim", "--", "true"]);
+    assert_eq!(state(), "frozen");
+    store.ok(&["thaw", "victim"]);
+    killed();
+    store.ok(&["freeze", "victim"]);
+    store.ok(&["set", "other", "hold=false"]);
+    assert_eq!(state(), "frozen");
+    assert!(store.ok(&["thaw", "victim"]).contains("thawed"));
+    store.ok(&["exec", "victim", "--", "true"]);
+    store.assert_whole();
+}

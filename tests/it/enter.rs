@@ -1,8 +1,9 @@
 //! What goes in and comes out by exec and shell.
 
+use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::common::{Container, Out, host_user, run, run_within, sh, store};
+use crate::common::{Container, Out, Store, coloc, host_user, run, run_within, sh, store, until};
 
 /// One container for all tests in here; it goes with its store.
 fn inside() -> &'static Container<'static> {
@@ -17,12 +18,7 @@ fn exec(command: &[&str]) -> Out {
 
 fn program(verb: &str) -> String {
     let c = inside();
-    format!(
-        "{} --root {} {verb} {}",
-        crate::common::coloc().display(),
-        c.store.root.display(),
-        c.name
-    )
+    format!("{} --root {} {verb} {}", coloc().display(), c.store.root.display(), c.name)
 }
 
 #[test]
@@ -34,6 +30,8 @@ fn exit_codes_are_the_programs() {
         (255, &["sh", "-c", "exit 255"]),
         (137, &["sh", "-c", "kill -9 $$"]),
         (143, &["sh", "-c", "kill -TERM $$"]),
+        (168, &["sh", "-c", "kill -40 $$"]),
+        (192, &["sh", "-c", "kill -64 $$"]),
         (127, &["no-such-program"]),
         (127, &["/no/such/program"]),
         (126, &["/etc"]),
@@ -42,6 +40,30 @@ fn exit_codes_are_the_programs() {
         let out = exec(command);
         assert_eq!(out.code, code, "{command:?}: {}", out.stderr);
     }
+}
+
+#[test]
+fn whatever_signal_ended_it_is_told() {
+    let tiny = Store::mini("signals", 2);
+    let room = Container::started(&tiny, "room", &["--init", "builtin"]);
+    for c in [inside(), &room] {
+        for (code, script) in [(143, "kill -15 $$"), (168, "kill -40 $$"), (192, "kill -64 $$")] {
+            assert_eq!(c.root_sh(script).code, code, "{}: {script}", c.name);
+            let line = format!(
+                "{} --root {} exec {} --user root -- sh -c '{script}'",
+                coloc().display(),
+                c.store.root.display(),
+                c.name
+            );
+            let mut on_terminal = Command::new("script");
+            on_terminal.args(["-qec", &line, "/dev/null"]);
+            let out = run(on_terminal);
+            assert_eq!(out.code, code, "on a terminal, {}: {script}: {}", c.name, out.text());
+        }
+    }
+    // The room's init takes those that died so for its own.
+    room.root_sh("for i in 1 2 3; do sh -c 'sh -c \"kill -40 \\$\\$\" &' & done; wait").ok();
+    until("all are reaped", || !room.root_sh("ps -o stat").ok().contains('Z'));
 }
 
 #[test]
