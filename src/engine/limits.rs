@@ -56,8 +56,7 @@ impl Engine {
     }
 
     /// Lets all of a container take as much of the disk as its settings say. The first limit
-    /// walks through the whole tree, in which nothing may move meanwhile: what runs stands still, and the next command lets it go on if this
-    /// one is killed.
+    /// walks through the whole tree, in which nothing may move: what runs stands still meanwhile.
     pub(super) fn limit_disk(&self, record: &Record, settings: &Settings) -> Result<()> {
         let dir = self.layout.container(&record.name);
         let most = settings.limits.disk;
