@@ -36,7 +36,8 @@ pub struct Admitted {
     /// What it has.
     pub member: Member,
     begun: Option<Begun>,
-    _locks: Vec<Lock>,
+    lock: Lock,
+    _others: Vec<Lock>,
 }
 
 /// A change of the network that is not finished.
@@ -54,7 +55,7 @@ impl Admitted {
     pub fn leave_to_parent(self) {
         // What loads the rules is the parent's to wait for.
         std::mem::forget(self.begun);
-        self._locks.into_iter().for_each(Lock::leave_to_other);
+        self._others.into_iter().chain([self.lock]).for_each(Lock::leave_to_other);
     }
 }
 
@@ -110,27 +111,29 @@ impl<'a> House<'a> {
     /// [`leave`](Self::leave) if the start fails.
     pub fn admit(&self, wish: &Wish) -> Result<Admitted> {
         check_device(&wish.mode)?;
-        let mut locks = vec![lock::exclusive(self.layout, &Subject::Network)?];
+        let lock = lock::exclusive(self.layout, &Subject::Network)?;
         let dir = self.layout.network();
         std::fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
         // dnsmasq, which is nobody in particular, reads its files here.
         std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let house = self.with_free_range(&mut locks)?;
+        let mut others = Vec::new();
+        let house = self.with_free_range(&mut others)?;
         let member = house.net.member(wish, ipv6_here())?;
-        locks.extend(house.ports(&member.publish)?);
+        others.extend(house.ports(&member.publish)?);
         let mut members = house.members(Some(&member.name))?.0;
         members.push(member.clone());
         members.sort_by(|a, b| a.name.cmp(&b.name));
         atomic::write_json_unsynced(&house.file(&member.name), &member, 0o600)?;
         journal::step("network.admitted");
-        let begun = house.begin(members).context(|| "cannot set up the network")?;
-        Ok(Admitted { member, begun: Some(begun), _locks: locks })
+        let begun = house.begin(&lock, members).context(|| "cannot set up the network")?;
+        Ok(Admitted { member, begun: Some(begun), lock, _others: others })
     }
 
     /// Waits until all is there that [`admit`](Self::admit) has begun; only then may the container be
     /// connected.
     pub fn complete(&self, admitted: &mut Admitted) -> Result<()> {
-        let begun = admitted.begun.as_mut().map_or(Ok(()), |begun| self.end(begun));
+        let Admitted { begun, lock, .. } = admitted;
+        let begun = begun.as_mut().map_or(Ok(()), |begun| self.end(lock, begun));
         begun.context(|| "cannot set up the network")?;
         journal::step("network.settled");
         Ok(())
@@ -266,7 +269,7 @@ impl<'a> House<'a> {
         self.remove(name)?;
         journal::step("network.left");
         let (members, _) = self.members(None)?;
-        self.settle(members).context(|| "cannot clean up the network")?;
+        self.settle(&lock, members).context(|| "cannot clean up the network")?;
         drop(lock);
         self.tell_host();
         Ok(())
@@ -356,7 +359,7 @@ impl<'a> House<'a> {
         if gone == 0 && !idle {
             return Ok(());
         }
-        self.settle(members)?;
+        self.settle(&lock, members)?;
         drop(lock);
         self.tell_host();
         Ok(())
@@ -378,7 +381,7 @@ impl<'a> House<'a> {
         names::forget(self.layout);
         ruled::forget(self.layout);
         let count = members.len();
-        self.settle(members)?;
+        self.settle(&lock, members)?;
         drop(lock);
         self.tell_host();
         Ok(count)
@@ -390,36 +393,36 @@ impl<'a> House<'a> {
         if let (false, Some(port)) = (member.is_private(), list.first()) {
             return Err(super::plan::no_ports(name, port));
         }
-        let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+        let lock = lock::exclusive(self.layout, &Subject::Network)?;
         let _ports = self.ports(list)?;
         member.publish = list.to_vec();
         atomic::write_json_unsynced(&self.file(name), &member, 0o600)?;
         let (members, _) = self.members(None)?;
-        self.settle(members)
+        self.settle(&lock, members)
     }
 
     /// Changes whether a container that runs has neighbours; the caller holds its lock.
     pub fn neighbours(&self, name: &Name, on: bool) -> Result<()> {
         let Some(mut member) = self.member(name) else { return Ok(()) };
         if member.mode == (Mode::Private { neighbours: !on }) {
-            let _lock = lock::exclusive(self.layout, &Subject::Network)?;
+            let lock = lock::exclusive(self.layout, &Subject::Network)?;
             member.mode = Mode::Private { neighbours: on };
             atomic::write_json_unsynced(&self.file(name), &member, 0o600)?;
             let (members, _) = self.members(None)?;
-            self.settle(members)?;
+            self.settle(&lock, members)?;
         }
         Ok(())
     }
 
     /// Makes bridge, rules and names what `members` need, but for the host's own knowledge of names.
-    /// Each part can be done again.
-    fn settle(&self, members: Vec<Member>) -> Result<()> {
-        self.end(&mut self.begin(members)?)
+    /// Each part can be done again. `lock` is the network's.
+    fn settle(&self, lock: &Lock, members: Vec<Member>) -> Result<()> {
+        self.end(lock, &mut self.begin(lock, members)?)
     }
 
     /// The first part of it: what does not have to wait for the rules. Those come before devices:
     /// nothing is connected that is not guarded.
-    fn begin(&self, members: Vec<Member>) -> Result<Begun> {
+    fn begin(&self, lock: &Lock, members: Vec<Member>) -> Result<Begun> {
         let mut begun = Begun { members, loading: None, generation: None };
         let loopback6 = loopback6_works();
         if !begun.members.is_empty()
@@ -428,13 +431,13 @@ impl<'a> House<'a> {
             ruled::forget(self.layout);
             begun.generation = netfilter::generation();
             let text = rules::all(&self.net, &begun.members, loopback6);
-            begun.loading = Some(Loading::begin(&text)?);
+            begun.loading = Some(Loading::begin(lock, &text)?);
         }
         let private = begun.private();
         if private.is_empty() {
             begun.loading.take().map_or(Ok(()), Loading::end)?;
             journal::step("network.ruled");
-            self.close(begun.members.is_empty())?;
+            self.close(lock, begun.members.is_empty())?;
             return Ok(begun);
         }
         self.bridge()?;
@@ -443,11 +446,11 @@ impl<'a> House<'a> {
     }
 
     /// The second part: returns when the rules are there.
-    fn end(&self, begun: &mut Begun) -> Result<()> {
+    fn end(&self, lock: &Lock, begun: &mut Begun) -> Result<()> {
         let Some(loading) = begun.loading.take() else { return Ok(()) };
         loading.end()?;
         journal::step("network.ruled");
-        let changes = 1 + openings::open(&self.net)?;
+        let changes = 1 + openings::open(lock, &self.net)?;
         let expected = begun.generation.map(|number| number.wrapping_add(changes));
         ruled::remember(self.layout, &self.net, &begun.members, loopback6_works(), expected)
     }
@@ -458,7 +461,7 @@ impl<'a> House<'a> {
     }
 
     /// Takes away what only private members need, and with `all` the rest.
-    fn close(&self, all: bool) -> Result<()> {
+    fn close(&self, lock: &Lock, all: bool) -> Result<()> {
         names::end(self.layout, &self.net);
         ruled::forget(self.layout);
         if !tool::there("nft") {
@@ -466,11 +469,11 @@ impl<'a> House<'a> {
         }
         let bridge = self.is_our_bridge();
         if bridge {
-            openings::close(&self.net)?;
+            openings::close(lock, &self.net)?;
         }
         forward::off(self.layout, &self.net.table)?;
         if all {
-            tool::nft_load(&rules::none(&self.net.table))?;
+            tool::nft_load(lock, &rules::none(&self.net.table))?;
         }
         // Last: as long as it is there without a member, somebody comes back for the rest.
         if bridge {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::plan::Net;
 use super::tool;
 use crate::error::Result;
+use crate::store::lock::Lock;
 
 /// A chain in which something has to be let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,14 +115,14 @@ pub(super) fn is_open(chain: &Chain, net: &Net, rules: usize) -> bool {
 
 /// Lets what is ours through every such chain; gives how many changes of the rules that took. One
 /// that cannot be changed keeps no container from starting: `coloc check` tells of it.
-pub(super) fn open(net: &Net) -> Result<u32> {
+pub(super) fn open(lock: &Lock, net: &Net) -> Result<u32> {
     let mut changes = 0;
     for (chain, handles) in look(net)? {
         if !is_open(&chain, net, handles.len()) {
             let lines = wanted(&chain, net).into_iter();
             let text: String =
                 lines.map(|rule| format!("insert rule {} {rule}\n", chain.words())).collect();
-            let done = tool::nft_load(&format!("{}{text}", removal(&chain, &handles)));
+            let done = tool::nft_load(lock, &format!("{}{text}", removal(&chain, &handles)));
             changes += u32::from(done.is_ok());
         }
     }
@@ -134,10 +135,10 @@ fn removal(chain: &Chain, handles: &[u64]) -> String {
 }
 
 /// Takes our rules out of every such chain.
-pub(super) fn close(net: &Net) -> Result<()> {
+pub(super) fn close(lock: &Lock, net: &Net) -> Result<()> {
     for (chain, handles) in look(net)? {
         if !handles.is_empty() {
-            tool::nft_load(&removal(&chain, &handles))?;
+            tool::nft_load(lock, &removal(&chain, &handles))?;
         }
     }
     Ok(())

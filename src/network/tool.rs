@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::store::lock::Lock;
 use crate::sys::process;
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -72,9 +73,16 @@ fn finish(program: &str, child: Child) -> Result<Vec<u8>> {
     Err(Error::failed(format!("{program}: {line}")))
 }
 
-/// Has nftables load `text`: all of it, or nothing.
-pub(super) fn nft_load(text: &str) -> Result<()> {
-    Loading::begin(text)?.end()
+/// A command that has `lock` too, as long as it runs: what it does is not over when we are killed.
+fn command_with(lock: &Lock, program: &str) -> Result<Command> {
+    let mut command = command(program);
+    process::with_hold_of(&mut command, lock)?;
+    Ok(command)
+}
+
+/// Has nftables load `text`: all of it, or nothing. `lock` is the network's.
+pub(super) fn nft_load(lock: &Lock, text: &str) -> Result<()> {
+    Loading::begin(lock, text)?.end()
 }
 
 /// nftables while it loads something; it waits for the kernel most of the time. Whoever drops it
@@ -83,9 +91,12 @@ pub(super) fn nft_load(text: &str) -> Result<()> {
 pub(super) struct Loading(Option<Child>);
 
 impl Loading {
-    /// Has nftables begin to load `text`: all of it, or nothing.
-    pub(super) fn begin(text: &str) -> Result<Self> {
-        begin("nft", "nftables", &["-f", "-"], text).map(|child| Self(Some(child)))
+    /// Has nftables begin to load `text`: all of it, or nothing. It has the network's `lock` until it is
+    /// done, whatever becomes of us: nobody else's newer rules can come before these.
+    pub(super) fn begin(lock: &Lock, text: &str) -> Result<Self> {
+        let command = command_with(lock, "nft")?;
+        let child = begin_command(command, "nft", "nftables", &["-f", "-"], text)?;
+        Ok(Self(Some(child)))
     }
 
     /// Waits until it is done.
@@ -110,5 +121,37 @@ pub(super) fn nft_list(args: &[&str]) -> Result<Vec<serde_json::Value>> {
     match all["nftables"].take() {
         serde_json::Value::Array(list) => Ok(list),
         _ => Err(Error::failed("cannot read what nft lists")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Layout;
+    use crate::store::lock::{self, Subject};
+
+    #[test]
+    fn what_a_killed_command_has_begun_holds_its_lock() {
+        let root = std::env::temp_dir().join(format!("coloc-tool-{}", std::process::id()));
+        std::fs::create_dir(&root).unwrap();
+        let layout = Layout::new(&root);
+        let free = || lock::try_exclusive(&layout, &Subject::Network).unwrap().is_some();
+        let held = lock::exclusive(&layout, &Subject::Network).unwrap();
+        let program = |command: Command| {
+            let mut command = command;
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        // Both run until their input ends.
+        let mut with = program(command_with(&held, "cat").unwrap());
+        let mut without = program(command("cat"));
+        // As a kill does: closed, and not unlocked.
+        held.leave_to_other();
+        assert!(!free());
+        drop(with.stdin.take());
+        with.wait().unwrap();
+        assert!(free(), "the other one has nothing of it");
+        drop(without.stdin.take());
+        without.wait().unwrap();
+        crate::tree::remove(&root).unwrap();
     }
 }

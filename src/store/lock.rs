@@ -1,6 +1,7 @@
 //! Locks between coloc's own processes (flock(2)); the kernel drops them with their holder.
 
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,13 @@ impl Subject {
 /// A lock held; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "held for its Drop")] Flock<File>);
+
+impl AsFd for Lock {
+    /// For a child that is to have the lock too, until it has ended itself.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Lock {
     /// Leaves it to a child that was made while this process had it, or to the parent that this child is

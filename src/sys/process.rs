@@ -381,6 +381,19 @@ pub fn with_no_mask(command: &mut std::process::Command) -> &mut std::process::C
     unsafe { command.pre_exec(unblock) }
 }
 
+/// Has the program that `command` starts hold what `fd` is open on, lock included, for as long as it
+/// runs: a lock of flock(2) is the open file's, and goes with the last descriptor of that.
+pub fn with_hold_of(command: &mut std::process::Command, fd: impl AsFd) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3).named(|| "fcntl(F_DUPFD_CLOEXEC)".into())?;
+    let keep = move || {
+        rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)
+    };
+    // SAFETY: between fork and exec the closure makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(keep) };
+    Ok(())
+}
+
 /// Blocks `signals` and gives a descriptor on which they arrive (signalfd(2)).
 pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd> {
     // nix's SigSet takes no real-time signal, so this is the C library's own set.
