@@ -71,7 +71,7 @@ impl Subject {
 
 /// A lock held; dropping it lets the next one in.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "held for its Drop")] Flock<File>);
+pub struct Lock(Flock<File>);
 
 impl AsFd for Lock {
     /// For a child that is to have the lock too, until it has ended itself.
